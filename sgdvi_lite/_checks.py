@@ -1,0 +1,48 @@
+"""Checks of arguments, one line each where they are used. Each error says what came, what may come, what to do."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def positive(name: str, value: float) -> None:
+    """Raise unless ``value`` is a finite number above zero."""
+    if not (math.isfinite(value) and value > 0):
+        raise ValueError(f"{name} = {value}: expected a finite number > 0")
+
+
+def count(name: str, value: object, low: int = 1, high: int | None = None, remedy: str = "") -> None:
+    """Raise unless ``value`` is an integer in [low, high]."""
+    allowed = f">= {low}" if high is None else f"in [{low}, {high}]"
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} = {value!r}: expected an integer {allowed}")
+    if value < low or (high is not None and value > high):
+        raise ValueError(f"{name} = {value}: expected an integer {allowed}" + (f"; {remedy}" if remedy else ""))
+
+
+def one_of(name: str, value: str, allowed) -> None:
+    """Raise unless ``value`` is one of the ``allowed`` names."""
+    if value not in allowed:
+        raise ValueError(f"{name} = {value!r}: expected one of {', '.join(allowed)}")
+
+
+def same_length(x_name: str, x: Tensor, y_name: str, y: Tensor) -> None:
+    """Raise unless both have the same, non-zero number of examples."""
+    if len(x) == 0 or len(x) != len(y):
+        raise ValueError(
+            f"{x_name} has {len(x)} examples and {y_name} has {len(y)}: expected the same number, at least 1"
+        )
+
+
+def finite(name: str, value: Tensor, first: int = 0) -> None:
+    """Raise if ``value`` has a NaN or an infinity, naming the row (counted from ``first``) where it stands."""
+    if bool(torch.isfinite(value).all()):
+        return
+    row = first + int(torch.nonzero(~torch.isfinite(value))[0, 0])
+    raise ValueError(
+        f"{name}: NaN or infinity in row {row}; expected finite numbers. "
+        "Lower the learning rate if training diverged, or remove the example"
+    )

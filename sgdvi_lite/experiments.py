@@ -1,0 +1,289 @@
+"""Experiments that run from the command line: a preset, a table, a figure, a saved result.
+
+Each experiment is cut into units; what a unit finished is on disk before the next begins, so that a run that was
+stopped goes on where it was. Chapter 9 reads the results of ``spectrum``.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib import pyplot as plt
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from tqdm.auto import tqdm
+
+from sgdvi_lite import _checks, data, linalg, nets, plots, results
+from sgdvi_lite.diffusion import DiffusionMatrix
+from sgdvi_lite.sgd import SGD
+
+FLOAT32, FLOAT64 = (float(torch.finfo(dtype).eps) for dtype in (torch.float32, torch.float64))
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """Settings of ``spectrum``: train a network, compute ``D`` in float64 at several instants of the training.
+
+    ``data`` is a name or an ``.npz`` (see :func:`sgdvi_lite.data.load`), ``pool`` the side to which its images are
+    averaged, ``examples`` the number of training examples over which ``D`` is computed (the first of a random order;
+    all, if there are fewer), ``instants`` fractions of the epochs. The learning rate falls to zero along a cosine.
+    """
+
+    data: str = "digits"
+    net: str = "small-fc"
+    pool: int | None = None
+    epochs: int = 10
+    lr: float = 0.05
+    momentum: float = 0.9
+    batch_size: int = 64
+    examples: int = 2000
+    instants: tuple[float, ...] = (0.2, 0.4, 1.0)
+    seed: int = 0
+    device: str = "cpu"
+
+    def __post_init__(self):
+        """Refuse settings that cannot work before any work is done."""
+        _checks.one_of("net", self.net, nets.NETWORKS)
+        for name in ("epochs", "batch_size"):
+            _checks.count(name, getattr(self, name))
+        _checks.count("examples", self.examples, low=2)
+        _checks.positive("lr", self.lr)
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"momentum = {self.momentum}: expected a number in [0, 1)")
+        available_device(self.device)
+        if not all(0 < instant <= 1 for instant in self.instants):
+            raise ValueError(f"instants = {self.instants}: expected fractions of the training in (0, 1]")
+
+    @property
+    def stops(self) -> list[int]:
+        """The epochs after which ``D`` is computed."""
+        return sorted({max(1, round(instant * self.epochs)) for instant in self.instants})
+
+    def rate(self, epoch: int) -> float:
+        """Learning rate in an epoch: half a cosine from ``lr`` towards zero."""
+        return self.lr * 0.5 * (1 + np.cos(np.pi * epoch / self.epochs))
+
+
+def available_device(name: str) -> torch.device:
+    """Return the device of that name, or raise if there is none."""
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device = {name!r}: not available here; expected cpu, or cuda where there is one") from error
+    return device
+
+
+PRESETS: dict[str, dict[str, Spectrum]] = {"spectrum": {"lite": Spectrum()}}
+"""Settings by experiment and preset."""
+
+
+def settings(experiment: str, preset: str, **changes) -> Spectrum:
+    """Return the settings of a preset, with the changes that are not ``None``.
+
+    Raises
+    ------
+    ValueError
+        If the experiment, the preset or a setting is not known or not allowed.
+
+    Examples
+    --------
+    >>> from sgdvi_lite import experiments
+    >>> experiments.settings("spectrum", "lite", epochs=5, seed=None).epochs
+    5
+    """
+    _checks.one_of("experiment", experiment, PRESETS)
+    _checks.one_of("preset", preset, PRESETS[experiment])
+    return replace(PRESETS[experiment][preset], **{name: v for name, v in changes.items() if v is not None})
+
+
+def result_path(experiment: str, preset: str, chosen: Spectrum, folder: str | Path) -> Path:
+    """File of a run: its name tells experiment, preset, network and data, and ends in a digest of all settings.
+
+    Where ``data`` is a file, its contents enter the digest, so that a changed file is never taken for the old one.
+    """
+    digest = hashlib.sha256(json.dumps(asdict(chosen), sort_keys=True).encode())
+    if chosen.data.endswith(".npz") and Path(chosen.data).is_file():
+        digest.update(Path(chosen.data).read_bytes())
+    return Path(folder) / f"{experiment}-{preset}-{chosen.net}-{Path(chosen.data).stem}-{digest.hexdigest()[:6]}.npz"
+
+
+def run(
+    experiment: str,
+    preset: str,
+    chosen: Spectrum,
+    *,
+    folder: str | Path,
+    progress: bool = True,
+    force: bool = False,
+) -> Path:
+    """Run an experiment, or go on with one that was stopped, and return its result's file; a figure lies beside it.
+
+    Parameters
+    ----------
+    experiment, preset, chosen
+        Names, and settings as made by :func:`settings`.
+    folder
+        Where the result goes; made if missing.
+    progress
+        Whether to show progress bars.
+    force
+        Run again even if this very result is there.
+    """
+    path = result_path(experiment, preset, chosen, folder)
+    if path.exists() and not force:
+        return path
+    dataset = prepare(chosen)
+    arrays, seconds = _spectrum(chosen, dataset, path.with_suffix(".partial.pt"), progress)
+    note = results.provenance(
+        preset=preset,
+        seed=chosen.seed,
+        data_sha256=dataset.sha256,
+        device=chosen.device,
+        wall_seconds=seconds,
+        experiment=experiment,
+        settings=asdict(chosen) | {"data": Path(chosen.data).name},
+    )
+    results.save(path, arrays, note)
+    path.with_suffix(".partial.pt").unlink(missing_ok=True)
+    draw(results.load(path), path.with_suffix(".svg"))
+    return path
+
+
+def prepare(chosen: Spectrum) -> data.Dataset:
+    """Load the data of an experiment, pool the images if asked, and standardise them."""
+    dataset = data.load(chosen.data)
+    if chosen.pool is not None:
+        dataset = data.average_pool(dataset, chosen.pool)
+    return data.standardise(dataset)
+
+
+def _spectrum(chosen: Spectrum, dataset: data.Dataset, partial: Path, progress: bool) -> tuple[dict, float]:
+    trainer, order = _start(chosen, dataset)
+    rows, spent = _resume(partial, trainer)
+    started = time.monotonic() - spent
+    for stop in chosen.stops[len(rows) :]:
+        _train(trainer, stop, progress)
+        rows.append(_row(trainer, dataset, order, progress))
+        state = {"trainer": trainer.state_dict(), "rows": rows, "spent": time.monotonic() - started}
+        results.write_atomically(partial, lambda file, state=state: torch.save(state, file))
+    arrays = {name: np.stack([row[name].numpy() for row in rows]) for name in rows[0]}
+    N, d = len(order), nets.count_parameters(trainer.model)
+    arrays |= {
+        "N": np.array(N),
+        "d": np.array(d),
+        "null": _null(N, d, float(arrays["trace"][-1]), chosen.seed),
+    }
+    return arrays, time.monotonic() - started
+
+
+def _start(chosen: Spectrum, dataset: data.Dataset) -> tuple[SGD, Tensor]:
+    generator = torch.Generator().manual_seed(chosen.seed)
+    shape = tuple(dataset.x_train.shape[1:])
+    model = nets.build(chosen.net, in_shape=shape, classes=dataset.classes, generator=generator).to(chosen.device)
+    order = torch.randperm(len(dataset.x_train), generator=generator)[: chosen.examples]
+    x, y = dataset.x_train.to(chosen.device), dataset.y_train.to(chosen.device)
+    options = {"momentum": chosen.momentum, "nesterov": chosen.momentum > 0, "generator": generator}
+    trainer = SGD(model, cross_entropy, x, y, lr=chosen.rate, batch_size=chosen.batch_size, **options)
+    return trainer, order
+
+
+def _resume(partial: Path, trainer: SGD) -> tuple[list[dict], float]:
+    if not partial.exists():
+        return [], 0.0
+    state = torch.load(partial, weights_only=True, map_location="cpu")
+    trainer.load_state_dict(state["trainer"])
+    return state["rows"], state["spent"]
+
+
+def _train(trainer: SGD, stop: int, progress: bool) -> None:
+    epochs = range(trainer.epochs_done, stop)
+    for _ in tqdm(epochs, desc=f"training to epoch {stop}", unit="epoch", disable=not progress, leave=False):
+        trainer.epoch()
+
+
+def _row(trainer: SGD, dataset: data.Dataset, order: Tensor, progress: bool) -> dict[str, Tensor]:
+    model = copy.deepcopy(trainer.model).double().eval()
+    x, y = trainer.x[order].double(), trainer.y[order]
+    D = DiffusionMatrix.from_model(model, cross_entropy, x, y, progress=progress)
+    row = {
+        "epoch": trainer.epochs_done,
+        "trace": D.trace(),
+        "frobenius": D.frobenius_norm(),
+        "train_error": error_rate(trainer.model, trainer.x, trainer.y),
+        "test_error": error_rate(trainer.model, dataset.x_test, dataset.y_test),
+    }
+    row = {name: torch.tensor(value) for name, value in row.items()}
+    return row | {"eigenvalues": D.eigenvalues(min(len(order), D.shape[0])).cpu()}
+
+
+@torch.no_grad()
+def error_rate(model: nn.Module, x: Tensor, y: Tensor, chunk: int = 4096) -> float:
+    """Fraction of examples whose largest output is not their label, in evaluation mode."""
+    device = next(model.parameters()).device
+    model.eval()
+    parts = zip(x.split(chunk), y.split(chunk), strict=True)
+    return sum(int((model(a.to(device)).argmax(1) != b.to(device)).sum()) for a, b in parts) / len(x)
+
+
+def _null(N: int, d: int, trace: float, seed: int) -> np.ndarray:
+    """Spectrum of the null model: N Gaussian gradients with isotropic covariance and the same trace."""
+    G = torch.randn(N, d, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    D = DiffusionMatrix.from_gradients(G)
+    return (D.eigenvalues(min(N, d)) * (trace / D.trace())).numpy()
+
+
+COLUMNS: dict[str, Callable[[dict, int], str]] = {
+    "epoch": lambda a, i: f"{a['epoch'][i]:d}",
+    "error train": lambda a, i: f"{a['train_error'][i]:.2%}",
+    "test": lambda a, i: f"{a['test_error'][i]:.2%}",
+    "eigenvalues mean +- std": lambda a, i: "{:.3g} +- {:.3g}".format(
+        *linalg.mean_and_std(float(a["trace"][i]), float(a["frobenius"][i]), int(a["d"]))
+    ),
+    "rank/d float32": lambda a, i: f"{_rank(a, i, FLOAT32) / a['d']:.2%}",
+    "float64": lambda a, i: f"{_rank(a, i, FLOAT64) / a['d']:.2%}",
+    "stable rank": lambda a, i: f"{linalg.stable_rank(torch.from_numpy(a['eigenvalues'][i])):.2f}",
+    "participation": lambda a, i: f"{linalg.participation_ratio(torch.from_numpy(a['eigenvalues'][i])):.2f}",
+    "N": lambda a, i: f"{a['N']:d}",
+    "d": lambda a, i: f"{a['d']:d}",
+}
+"""Columns of the table of ``spectrum``: the heading, and the text of a row from the arrays and the row's number."""
+
+
+def _rank(arrays: dict, i: int, eps: float) -> int:
+    return linalg.numerical_rank(torch.from_numpy(arrays["eigenvalues"][i]), int(arrays["d"]), eps)
+
+
+def table(result: results.Result) -> str:
+    """Return the table of a ``spectrum`` result as text: a line for each instant of the training."""
+    rows = [list(COLUMNS)]
+    rows += [[cell(result.arrays, i) for cell in COLUMNS.values()] for i in range(len(result.arrays["epoch"]))]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join("  ".join(t.rjust(w) for t, w in zip(row, widths, strict=True)) for row in rows)
+
+
+def draw(result: results.Result, path: Path | None = None) -> plt.Figure:
+    """Draw the spectra of a result, darker is later, with the rank's threshold and the isotropic null; save as SVG."""
+    arrays, note = result.arrays, result.provenance["settings"]
+    with plt.rc_context(plots.STYLE):
+        figure, ax = plt.subplots()
+        shades = plots.shades(plots.COLOURS[0], len(arrays["epoch"]))
+        for epoch, values, shade in zip(arrays["epoch"], arrays["eigenvalues"], shades, strict=True):
+            plots.spectrum(ax, values, "", color=shade, label=f"epoch {epoch}")
+        plots.spectrum(ax, arrays["null"], "isotropic noise", color=plots.COLOURS[1])
+        level = linalg.rank_threshold(float(arrays["eigenvalues"][-1].max()), int(arrays["d"]), FLOAT32)
+        plots.threshold(ax, level, "rank threshold, float32")
+        ax.set(title=f"{note['net']} on {note['data']}", ylim=(level / 1e3, None))
+        ax.legend(loc="lower left")
+        if path is not None:
+            results.write_atomically(path, lambda file: figure.savefig(file, format="svg", metadata={"Date": None}))
+        plt.close(figure)
+    return figure

@@ -1,0 +1,114 @@
+"""Ranks and effective dimensions of a spectrum.
+
+A covariance matrix of size ``d`` is described here by its eigenvalues alone. Only the non-zero ones need to be given:
+``d`` says how many there are in all.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+def eigenvalues(matrix: Float[Tensor, "n n"]) -> Float[Tensor, " n"]:
+    """Eigenvalues of a symmetric positive semi-definite matrix, largest first; negative rounding becomes zero.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sgdvi_lite import linalg
+    >>> linalg.eigenvalues(torch.diag(torch.tensor([1.0, 3.0, 0.0])))
+    tensor([3., 1., 0.])
+    """
+    return torch.linalg.eigvalsh(matrix).flip(0).clamp_min(0)
+
+
+def rank_threshold(largest: float, d: int, eps: float) -> float:
+    """The size below which an eigenvalue counts as zero: ``largest * d * eps``, as in ``numpy.linalg.matrix_rank``.
+
+    It grows with the size of the matrix and with the precision of the arithmetic; chapter 9 shows what follows.
+    """
+    return largest * d * eps
+
+
+def numerical_rank(spectrum: Float[Tensor, " n"], d: int, eps: float) -> int:
+    """Number of eigenvalues above :func:`rank_threshold`.
+
+    Parameters
+    ----------
+    spectrum
+        Eigenvalues of a positive semi-definite matrix of size ``d``, in any order; zeros may be left out.
+    d
+        Size of the matrix.
+    eps
+        Machine epsilon of the arithmetic in which the matrix is thought to be given.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sgdvi_lite import linalg
+    >>> spectrum = torch.tensor([1.0, 1e-3, 1e-9], dtype=torch.float64)
+    >>> linalg.numerical_rank(spectrum, d=100, eps=1.2e-7), linalg.numerical_rank(spectrum, d=100, eps=2.2e-16)
+    (2, 3)
+    """
+    largest = spectrum.max().item()
+    return int((spectrum > rank_threshold(largest, d, eps)).sum()) if largest > 0 else 0
+
+
+def stable_rank(spectrum: Float[Tensor, " n"]) -> float:
+    """Trace over largest eigenvalue: at most the rank, and insensitive to small eigenvalues. Zero for D = 0.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sgdvi_lite import linalg
+    >>> linalg.stable_rank(torch.tensor([2.0, 1.0, 1.0, 1e-9]))
+    2.0
+    """
+    largest = spectrum.max().item()
+    return spectrum.sum().item() / largest if largest > 0 else 0.0
+
+
+def participation_ratio(spectrum: Float[Tensor, " n"]) -> float:
+    """Squared trace over squared Frobenius norm: how many equal eigenvalues would give the same. Zero for D = 0.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sgdvi_lite import linalg
+    >>> linalg.participation_ratio(torch.tensor([1.0, 1.0, 0.0, 0.0]))
+    2.0
+    """
+    squares = spectrum.square().sum().item()
+    return spectrum.sum().item() ** 2 / squares if squares > 0 else 0.0
+
+
+def entropy_rank(spectrum: Float[Tensor, " n"]) -> float:
+    """Exponential of the entropy of the normalised eigenvalues (Roy and Vetterli 2007). Zero for D = 0.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sgdvi_lite import linalg
+    >>> round(linalg.entropy_rank(torch.tensor([1.0, 1.0, 0.0], dtype=torch.float64)), 12)
+    2.0
+    """
+    total = spectrum.sum().item()
+    if total <= 0:
+        return 0.0
+    p = spectrum[spectrum > 0] / total
+    return torch.exp(-(p * p.log()).sum()).item()
+
+
+def mean_and_std(trace: float, frobenius: float, d: int) -> tuple[float, float]:
+    """Mean and standard deviation of all ``d`` eigenvalues from the trace and the Frobenius norm alone.
+
+    Examples
+    --------
+    >>> from sgdvi_lite import linalg
+    >>> linalg.mean_and_std(trace=7.0, frobenius=5.0, d=2)  # eigenvalues 3 and 4
+    (3.5, 0.5)
+    """
+    mean = trace / d
+    return mean, max(frobenius**2 / d - mean**2, 0.0) ** 0.5

@@ -1,0 +1,161 @@
+"""The paper's four networks, with exactly its numbers of weights, and a flat view of a network's parameters.
+
+The layouts are those of the longer version (arXiv 1710.11029, Sec. 4 and App. C): every convolution and linear layer
+has a bias, and all weights, those of batch-norm included, are counted in ``d``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from sgdvi_lite import _checks
+
+Shape = tuple[int, ...]
+
+
+def _block(conv: nn.Conv2d, *after: nn.Module) -> nn.Sequential:
+    return nn.Sequential(conv, nn.BatchNorm2d(conv.out_channels), nn.ReLU(), *after)
+
+
+def _small_lenet(in_shape: Shape, classes: int) -> nn.Module:
+    channels, height, width = in_shape
+    features = [((side - 4) // 3 - 4) // 2 for side in (height, width)]
+    if min(features) < 1:
+        raise ValueError(f"in_shape = {in_shape}: small-lenet needs images of at least 22 x 22 pixels; use small-fc")
+    return nn.Sequential(
+        _block(nn.Conv2d(channels, 8, 5), nn.MaxPool2d(3), nn.Dropout(0.1)),
+        _block(nn.Conv2d(8, 16, 5), nn.MaxPool2d(2), nn.Dropout(0.1)),
+        nn.Flatten(),
+        nn.Sequential(nn.Linear(16 * features[0] * features[1], 128), nn.BatchNorm1d(128), nn.ReLU(), nn.Dropout(0.1)),
+        nn.Linear(128, classes),
+    )
+
+
+def _fully_connected(in_shape: Shape, classes: int, width: int) -> nn.Module:
+    inputs = math.prod(in_shape)
+    return nn.Sequential(
+        nn.Flatten(),
+        nn.Sequential(nn.Linear(inputs, width), nn.BatchNorm1d(width), nn.ReLU()),
+        nn.Sequential(nn.Linear(width, width), nn.BatchNorm1d(width), nn.ReLU()),
+        nn.Linear(width, classes),
+    )
+
+
+def _small_fc(in_shape: Shape, classes: int) -> nn.Module:
+    return _fully_connected(in_shape, classes, width=64)
+
+
+def _tiny_fc(in_shape: Shape, classes: int) -> nn.Module:
+    return _fully_connected(in_shape, classes, width=16)
+
+
+def _small_allcnn(in_shape: Shape, classes: int) -> nn.Module:
+    def conv(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
+        return _block(nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1))
+
+    return nn.Sequential(
+        *(conv(in_shape[0], 12), conv(12, 12), conv(12, 12, stride=2), nn.Dropout(0.5)),
+        *(conv(12, 24), conv(24, 24), conv(24, 24, stride=2), nn.Dropout(0.5)),
+        *(conv(24, 24), conv(24, 24)),
+        nn.Sequential(nn.Conv2d(24, classes, 1), nn.BatchNorm2d(classes), nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+    )
+
+
+NETWORKS: dict[str, Callable[[Shape, int], nn.Module]] = {
+    "small-lenet": _small_lenet,
+    "small-fc": _small_fc,
+    "tiny-fc": _tiny_fc,
+    "small-allcnn": _small_allcnn,
+}
+"""The networks by name; a new one is a function of the input's shape and the number of classes, added here."""
+
+
+def build(name: str, *, in_shape: Shape, classes: int, generator: torch.Generator) -> nn.Module:
+    """Build one of :data:`NETWORKS`, in training mode, with weights drawn from ``generator``.
+
+    Parameters
+    ----------
+    name
+        ``small-lenet``, ``small-fc``, ``tiny-fc`` or ``small-allcnn``.
+    in_shape
+        Channels, height and width of one input.
+    classes
+        Number of outputs.
+    generator
+        Source of the initial weights: uniform of variance 1 / (3 fan-in), PyTorch's own default, so that a
+        seed fixes the network and the global random state stays untouched.
+
+    Raises
+    ------
+    ValueError
+        If the name is unknown, a size is not positive, or the images are too small for the convolutions.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sgdvi_lite import nets
+    >>> net = nets.build("small-lenet", in_shape=(1, 28, 28), classes=10, generator=torch.Generator().manual_seed(0))
+    >>> nets.count_parameters(net)
+    13338
+    """
+    _checks.one_of("name", name, NETWORKS)
+    _checks.count("classes", classes, low=2)
+    if len(in_shape) != 3 or min(in_shape) < 1:
+        raise ValueError(f"in_shape = {in_shape}: expected three positive sizes (channels, height, width)")
+    with torch.random.fork_rng(devices=[]):
+        model = NETWORKS[name](in_shape, classes)
+    for layer in model.modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            _initialise(layer, generator)
+    return model
+
+
+@torch.no_grad()
+def _initialise(layer: nn.Conv2d | nn.Linear, generator: torch.Generator) -> None:
+    bound = 1 / math.sqrt(layer.weight[0].numel())
+    layer.weight.uniform_(-bound, bound, generator=generator)
+    layer.bias.uniform_(-bound, bound, generator=generator)
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Number ``d`` of trainable weights."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def flat_parameters(model: nn.Module) -> Float[Tensor, " d"]:
+    """All trainable weights as one vector (a detached copy), in the order of ``model.parameters()``.
+
+    This is the order of the columns of the per-example gradients and of the rows and columns of ``D``.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sgdvi_lite import nets
+    >>> nets.flat_parameters(torch.nn.Linear(2, 3)).shape
+    torch.Size([9])
+    """
+    return torch.cat([p.detach().reshape(-1) for p in model.parameters() if p.requires_grad])
+
+
+@torch.no_grad()
+def set_flat_parameters(model: nn.Module, vector: Tensor) -> None:
+    """Write a vector as of :func:`flat_parameters` back into the network, in place.
+
+    Raises
+    ------
+    ValueError
+        If the vector's shape is not ``(d,)``.
+    """
+    d = count_parameters(model)
+    if vector.shape != (d,):
+        raise ValueError(f"vector has shape {tuple(vector.shape)}: expected ({d},), the network's number of weights")
+    position = 0
+    for p in model.parameters():
+        if p.requires_grad:
+            p.copy_(vector[position : position + p.numel()].view_as(p))
+            position += p.numel()

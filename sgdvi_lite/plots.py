@@ -1,0 +1,120 @@
+"""The book's figures: one style, and functions that take and return a Matplotlib ``Axes``.
+
+Figures are drawn in dark ink on a transparent ground; the site inverts them, lightness only, for its dark mode.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
+
+INK, GREY = "#1f2328", "#6e7681"
+COLOURS = ("#0072b2", "#b84a00", "#007a5a", "#a3527f", "#8a6d00")
+"""Blue, vermilion, green, purple, ochre: told apart in all common forms of colour blindness, dark enough for text."""
+
+STYLE = {
+    "figure.figsize": (6.4, 3.6),
+    "figure.constrained_layout.use": True,
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+    "savefig.facecolor": "none",
+    "savefig.transparent": True,
+    "axes.prop_cycle": f"cycler('color', {list(COLOURS)})",
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.8,
+    "axes.titlesize": 12,
+    "axes.titlelocation": "left",
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "lines.linewidth": 1.8,
+    "font.family": "STIXGeneral",
+    "mathtext.fontset": "stix",
+    "font.size": 12,
+    "legend.frameon": False,
+    "svg.fonttype": "path",
+    "svg.hashsalt": "sgdvi",
+}
+"""Settings for ``plt.rc_context`` or ``plt.rcParams.update``."""
+
+
+def shades(colour: str, n: int) -> list[tuple[float, float, float]]:
+    """Return ``n`` shades of a colour, from pale to full, for stages in time: darker is later.
+
+    Examples
+    --------
+    >>> from sgdvi_lite import plots
+    >>> len(plots.shades(plots.COLOURS[0], 3))
+    3
+    """
+    full = np.array(to_rgb(colour))
+    return [tuple(1 - w * (1 - full)) for w in np.linspace(0.45, 1.0, n)]
+
+
+def spectrum(ax: Axes, eigenvalues: np.ndarray, label: str, **line) -> Axes:
+    """Draw the positive eigenvalues, largest first, on logarithmic axes, with a label at the curve's end.
+
+    Parameters
+    ----------
+    ax
+        Where to draw.
+    eigenvalues
+        Array ``(n,)`` in any order; values that are not positive are left out.
+    label
+        Written at the end of the curve.
+    line
+        Passed on to ``Axes.loglog``.
+    """
+    values = np.sort(np.asarray(eigenvalues))[::-1]
+    values = values[values > 0]
+    index = np.arange(1, len(values) + 1)
+    (drawn,) = ax.loglog(index, values, **line)
+    if label:
+        ax.annotate(
+            label,
+            (index[-1], values[-1]),
+            xytext=(4, 0),
+            textcoords="offset points",
+            color=drawn.get_color(),
+            va="center",
+        )
+    ax.set(xlabel=r"index $i$", ylabel=r"eigenvalue $\lambda_i(D)$")
+    return ax
+
+
+def threshold(ax: Axes, value: float, label: str) -> Axes:
+    """Draw a dashed horizontal line with its label at the left end, such as the rank's threshold."""
+    ax.axhline(value, color=GREY, linestyle=(0, (4, 3)), linewidth=1)
+    ax.annotate(
+        label,
+        (0.01, value),
+        xycoords=("axes fraction", "data"),
+        xytext=(0, 2),
+        textcoords="offset points",
+        color=GREY,
+        fontsize=10,
+    )
+    return ax
+
+
+def matrix(ax: Axes, values: np.ndarray, label: str) -> Axes:
+    """Draw a matrix as a grid of colours, symmetric about zero: blue negative, white zero, red positive.
+
+    Parameters
+    ----------
+    ax
+        Where to draw.
+    values
+        Array ``(m, n)``.
+    label
+        Title of the colour bar, with its unit.
+    """
+    size = np.abs(values).max() or 1.0
+    image = ax.imshow(values, cmap="RdBu_r", vmin=-size, vmax=size)
+    ax.figure.colorbar(image, ax=ax, label=label, shrink=0.85)
+    ax.spines[:].set_visible(False)
+    return ax

@@ -1,0 +1,158 @@
+"""Saved results: named arrays and their provenance in one file, written whole or not at all.
+
+A result is an ``.npz`` without pickled objects; its provenance is JSON inside it. Reading one needs NumPy alone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import numpy as np
+import torch
+
+_PACKAGES = ("sgdvi_lite", "torch", "numpy", "scipy", "scikit-learn")
+_REQUIRED = ("preset", "seed", "commit", "versions", "device", "wall_seconds", "data_sha256")
+
+
+@dataclass(frozen=True)
+class Result:
+    """Arrays by name, and how they came to be."""
+
+    arrays: dict[str, np.ndarray]
+    provenance: dict
+
+
+def provenance(*, preset: str, seed: int, data_sha256: str, device: str, wall_seconds: float, **more) -> dict:
+    """Describe a run: its arguments, and the commit, versions, processor and time, which are looked up here.
+
+    Parameters
+    ----------
+    preset, seed, data_sha256, device, wall_seconds
+        What was run, on which data, where, and for how many seconds.
+    more
+        Anything else that JSON can hold, such as all settings of the experiment.
+
+    Examples
+    --------
+    >>> from sgdvi_lite import results
+    >>> made = results.provenance(preset="lite", seed=0, data_sha256="ab12", device="cpu", wall_seconds=1.5)
+    >>> made["preset"], made["seed"], "torch" in made["versions"]
+    ('lite', 0, True)
+    """
+    return {
+        "preset": preset,
+        "seed": seed,
+        "commit": _commit(),
+        "versions": {"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}},
+        "device": _device_name(device),
+        "wall_seconds": round(wall_seconds, 3),
+        "data_sha256": data_sha256,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        **more,
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _device_name(device: str) -> str:
+    if torch.device(device).type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"cpu ({platform.machine()}, {torch.get_num_threads()} threads)"
+
+
+def _commit() -> str:
+    """The library's commit, with ``+changes`` when its tree is not clean; ``unknown`` outside a repository."""
+    git = ["git", "-C", str(Path(__file__).parent)]
+    try:
+        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        changes = subprocess.run([*git, "status", "--porcelain", "--", "."], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return head + ("+changes" if changes.stdout.strip() else "")
+
+
+def write_atomically(path: str | Path, write: Callable) -> Path:
+    """Call ``write`` on a binary file that takes the name ``path`` only when it is complete."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, part = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            write(file)
+        os.replace(part, path)
+    except BaseException:
+        Path(part).unlink(missing_ok=True)
+        raise
+    return path
+
+
+def save(path: str | Path, arrays: dict[str, np.ndarray], provenance: dict) -> Path:
+    """Write a result; an existing file of that name is replaced only once the new one is complete.
+
+    Parameters
+    ----------
+    path
+        A file name ending in ``.npz``.
+    arrays
+        Arrays by name; numbers or text, no Python objects.
+    provenance
+        As made by :func:`provenance`.
+
+    Raises
+    ------
+    ValueError
+        If the name has another ending, an array holds objects, or the provenance lacks a field.
+    """
+    if Path(path).suffix != ".npz":
+        raise ValueError(f"path = {str(path)!r}: expected a name that ends in .npz")
+    missing = [name for name in _REQUIRED if name not in provenance]
+    if missing:
+        raise ValueError(f"provenance lacks {missing}: make it with results.provenance")
+    arrays = {name: np.asarray(array) for name, array in arrays.items()}
+    objects = [name for name, array in arrays.items() if array.dtype.hasobject]
+    if objects or "provenance" in arrays:
+        raise ValueError(f"arrays: {objects or ['provenance']} cannot be saved; expected arrays of numbers or text")
+    note = np.array(json.dumps(provenance))
+    return write_atomically(path, lambda file: np.savez_compressed(file, provenance=note, **arrays))
+
+
+def load(path: str | Path) -> Result:
+    """Read a result.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If the file is no result: not an ``.npz``, damaged, or without provenance.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(
+            f"path = {str(path)!r}: no such file; `python -m sgdvi_lite list` shows the saved results"
+        )
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        note = json.loads(str(arrays.pop("provenance")))
+    except Exception as error:
+        raise ValueError(f"path = {str(path)!r}: not a saved result of sgdvi_lite ({error}); run it again") from error
+    return Result(arrays, note)
+
+
+def find(folder: str | Path) -> list[Path]:
+    """All result files in a folder, by name; none if there is no such folder."""
+    return sorted(Path(folder).glob("*.npz"))

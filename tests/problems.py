@@ -1,0 +1,52 @@
+"""Problems with known answers, and the networks of the tests."""
+
+import torch
+from torch.nn.functional import cross_entropy
+
+from sgdvi_lite import nets
+
+SHAPES = {
+    "small-lenet": (1, 28, 28),
+    "small-fc": (1, 7, 7),
+    "tiny-fc": (1, 7, 7),
+    "small-allcnn": (3, 32, 32),
+}
+CLASSES = {"small-lenet": 10, "small-fc": 10, "tiny-fc": 5, "small-allcnn": 10}
+WEIGHTS = {"small-lenet": 13_338, "small-fc": 8_266, "tiny-fc": 1_221, "small-allcnn": 26_982}
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def network(name, seed=0):
+    """A float64 network in evaluation mode, its batch-norm away from the identity."""
+    model = nets.build(name, in_shape=SHAPES[name], classes=CLASSES[name], generator=generator(seed)).double().eval()
+    g = generator(seed + 1)
+    for layer in model.modules():
+        if isinstance(layer, torch.nn.BatchNorm1d | torch.nn.BatchNorm2d):
+            layer.running_mean.normal_(std=0.1, generator=g)
+            layer.running_var.uniform_(0.5, 2.0, generator=g)
+            layer.weight.data.uniform_(0.5, 1.5, generator=g)
+            layer.bias.data.normal_(std=0.1, generator=g)
+    return model
+
+
+def examples(name, n, seed=2):
+    g = generator(seed)
+    x = torch.randn(n, *SHAPES[name], generator=g, dtype=torch.float64)
+    return x, torch.randint(CLASSES[name], (n,), generator=g)
+
+
+def network_problem(name, n):
+    return network(name), cross_entropy, *examples(name, n)
+
+
+def gradients_with_spectrum(spectrum, N, seed=0):
+    """Gradients whose D has exactly the given non-zero eigenvalues, around a mean that is far from zero."""
+    g, r, d = generator(seed), len(spectrum), 2 * len(spectrum)
+    left = torch.randn(N, r, generator=g, dtype=torch.float64)
+    left = torch.linalg.qr(left - left.mean(0)).Q
+    right = torch.linalg.qr(torch.randn(d, r, generator=g, dtype=torch.float64)).Q
+    scale = (N * torch.as_tensor(spectrum, dtype=torch.float64)).sqrt()
+    return left * scale @ right.T + 10 * torch.randn(d, generator=g, dtype=torch.float64)

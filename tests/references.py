@@ -1,0 +1,36 @@
+"""Slow twins of the fast methods: readable, and by different mathematics."""
+
+import itertools
+from fractions import Fraction
+
+import torch
+
+
+def autograd_gradients(model, loss, x, y):
+    """Per-example gradients by one backward pass for each example."""
+    rows = []
+    for k in range(len(x)):
+        model.zero_grad()
+        loss(model(x[k : k + 1]), y[k : k + 1]).backward()
+        rows.append(torch.cat([p.grad.reshape(-1).clone() for p in model.parameters()]))
+    model.zero_grad()
+    return torch.stack(rows)
+
+
+def diffusion_from_pairs(G):
+    """D as the average over pairs of examples: D = sum_kl (g_k - g_l)(g_k - g_l)^T / (2 N^2). No mean is subtracted."""
+    N, d = G.shape
+    D = torch.zeros(d, d, dtype=G.dtype)
+    for k in range(N):
+        difference = G[k] - G
+        D += difference.T @ difference / (2 * N**2)
+    return D
+
+
+def minibatch_variance(values, b, replacement):
+    """Variance of the mean of a batch of exact numbers, by enumeration of all batches."""
+    N = len(values)
+    batches = itertools.product(range(N), repeat=b) if replacement else itertools.combinations(range(N), b)
+    means = [sum(values[i] for i in batch) / Fraction(b) for batch in batches]
+    centre = sum(means) / len(means)
+    return sum((m - centre) ** 2 for m in means) / len(means)

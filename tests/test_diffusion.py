@@ -1,0 +1,222 @@
+from fractions import Fraction
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from problems import generator, gradients_with_spectrum, network_problem
+from references import autograd_gradients, diffusion_from_pairs, minibatch_variance
+from scipy.sparse.linalg import eigsh
+
+from sgdvi_lite import DiffusionMatrix, minibatch_factor, nets, temperature
+
+BACKENDS = ["dense", "gram"]
+
+
+def random_gradients(N, d, seed=0, dtype=torch.float64):
+    return torch.randn(N, d, generator=generator(seed), dtype=dtype)
+
+
+# ---- the factor and the temperature
+
+
+@given(
+    values=st.lists(st.integers(-9, 9), min_size=1, max_size=5),
+    b=st.integers(1, 4),
+    replacement=st.booleans(),
+)
+def test_the_factor_by_enumeration_of_all_batches(values, b, replacement):
+    if not replacement and b > len(values):
+        return
+    N = len(values)
+    mean = Fraction(sum(values), N)
+    D = sum((v - mean) ** 2 for v in values) / Fraction(N)
+    exact = minibatch_variance(values, b, replacement)
+    assert minibatch_factor(N, b, replacement) * float(D) == pytest.approx(float(exact), rel=1e-13, abs=1e-13)
+
+
+def test_the_whole_data_set_without_replacement_has_no_noise():
+    assert minibatch_factor(7, 7, replacement=False) == 0
+    assert minibatch_factor(1, 1, replacement=False) == 0
+    assert minibatch_factor(7, 7) == 1 / 7
+
+
+def test_the_temperature_is_half_the_learning_rate_times_the_factor():
+    assert temperature(0.2, 4) == pytest.approx(0.025)
+    assert temperature(0.2, 4, N=10, replacement=False) == pytest.approx(0.1 * minibatch_factor(10, 4, False))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: minibatch_factor(0, 1), "N = 0: expected an integer >= 1"),
+        (lambda: minibatch_factor(5, 0), "b = 0: expected an integer >= 1"),
+        (
+            lambda: minibatch_factor(5, 6, replacement=False),
+            r"b = 6: expected an integer in \[1, 5\]; without replacement",
+        ),
+        (lambda: temperature(0.0, 1), "lr = 0.0: expected a finite number > 0"),
+        (lambda: temperature(float("nan"), 1), "lr = nan"),
+        (lambda: temperature(0.1, 1, replacement=False), "N = None: expected the number of examples"),
+    ],
+)
+def test_bad_batches(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+# ---- the matrix
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(("N", "d"), [(5, 12), (12, 5), (6, 6), (1, 3)])
+def test_every_operation_agrees_with_the_average_over_pairs(backend, N, d):
+    G = random_gradients(N, d) + 3
+    exact = diffusion_from_pairs(G)
+    D = DiffusionMatrix.from_gradients(G, backend=backend)
+    spectrum = torch.linalg.eigvalsh(exact).flip(0).clamp_min(0)
+    v, V = random_gradients(d, 1, seed=1)[:, 0], random_gradients(d, 3, seed=2)
+    close = {"rtol": 0, "atol": 1e-12}
+    assert D.shape == (d, d) and D.N == N and D.backend == backend and D.dtype == torch.float64
+    assert torch.allclose(D.dense(), exact, **close)
+    assert torch.allclose(D @ v, exact @ v, **close) and torch.allclose(D @ V, exact @ V, **close)
+    assert torch.allclose(D.eigenvalues(), spectrum, **close)
+    assert torch.allclose(D.eigenvalues(2), spectrum[:2], **close)
+    assert D.trace() == pytest.approx(exact.trace().item(), abs=1e-12)
+    assert D.frobenius_norm() == pytest.approx(torch.linalg.matrix_norm(exact).item(), abs=1e-12)
+    assert D.rank() == min(N - 1, d)
+
+
+# a dense D of small-allcnn takes 6 GB; its gram back-end stands for it
+NETWORKS = [(name, "gram") for name in nets.NETWORKS] + [
+    (name, "dense") for name in ("tiny-fc", "small-fc", "small-lenet")
+]
+
+
+@pytest.mark.parametrize(("name", "backend"), NETWORKS)
+def test_the_networks_agree_with_a_plain_autograd_loop(name, backend):
+    problem = network_problem(name, 5)
+    G = autograd_gradients(*problem)
+    D = DiffusionMatrix.from_model(*problem, backend=backend)
+    V = random_gradients(D.shape[0], 2)
+    exact = sum((G[k] - G).T @ ((G[k] - G) @ V) for k in range(5)) / (2 * 5**2)
+    assert (D @ V - exact).abs().max() <= 1e-10 * exact.abs().max()
+    assert D.trace() == pytest.approx((G - G.mean(0)).square().sum().item() / 5, rel=1e-10)
+
+
+@pytest.mark.parametrize("N", [1000, 1300])
+def test_the_two_back_ends_agree_on_both_sides_of_N_equal_d(N):
+    problem = network_problem("tiny-fc", N)
+    dense, gram = (DiffusionMatrix.from_model(*problem, backend=b, chunk=333) for b in BACKENDS)
+    d, largest = dense.shape[0], dense.eigenvalues(1).item()
+    assert 1000 < d < 1300
+    assert (dense.dense() - gram.dense()).abs().max() <= 1e-10 * largest
+    assert (dense.eigenvalues() - gram.eigenvalues()).abs().max() <= 1e-10 * largest
+    assert dense.rank(eps=1e-10) == gram.rank(eps=1e-10)
+    for quantity in ("trace", "frobenius_norm", "stable_rank", "participation_ratio"):
+        assert getattr(dense, quantity)() == pytest.approx(getattr(gram, quantity)(), rel=1e-10)
+    assert DiffusionMatrix.from_model(*problem).backend == ("gram" if N < d else "dense")
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_prescribed_spectrum_is_found(backend):
+    spectrum = [4.0, 1.0, 1e-3, 1e-9]
+    D = DiffusionMatrix.from_gradients(gradients_with_spectrum(spectrum, N=20), backend=backend)
+    assert D.eigenvalues(4).tolist() == pytest.approx(spectrum, rel=1e-5)
+    assert D.rank() == 4 and D.rank(eps=torch.finfo(torch.float32).eps) == 3
+    assert D.stable_rank() == pytest.approx(5.001 / 4, rel=1e-8)
+
+
+@given(chunk=st.integers(1, 13), offset=st.floats(-1e4, 1e4))
+def test_streaming_neither_depends_on_chunks_nor_loses_digits_to_the_mean(chunk, offset):
+    from sgdvi_lite import _backends
+
+    G = random_gradients(13, 4)
+    D = _backends.Dense.from_chunks((G + offset).split(chunk), 13).dense()
+    assert torch.allclose(D, diffusion_from_pairs(G), rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_equal_gradients_have_no_noise(backend):
+    D = DiffusionMatrix.from_gradients(torch.ones(4, 3, dtype=torch.float64), backend=backend)
+    assert D.trace() == 0 and D.rank() == 0 and D.stable_rank() == 0 and D.participation_ratio() == 0
+    assert D.sample(2, generator()).abs().max() == 0
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_samples_have_covariance_D_within_five_standard_errors(backend):
+    n, D = 40_000, DiffusionMatrix.from_gradients(random_gradients(6, 4), backend=backend)
+    drawn, exact = D.sample(n, generator(3)), D.dense()
+    error = ((exact.diag()[:, None] * exact.diag() + exact**2) / n).sqrt()
+    assert ((drawn.T @ drawn / n - exact).abs() <= 5 * error).all()
+    assert torch.equal(drawn, D.sample(n, generator(3)))
+
+
+def test_scipy_sees_the_same_matrix():
+    D = DiffusionMatrix.from_gradients(random_gradients(30, 9))
+    top = eigsh(D.to_scipy(), k=2, return_eigenvectors=False)
+    assert sorted(top, reverse=True) == pytest.approx(D.eigenvalues(2).tolist(), rel=1e-10)
+
+
+def test_the_gradients_are_not_modified_and_float32_stays_float32():
+    G = random_gradients(5, 3, dtype=torch.float32)
+    before = G.clone()
+    for backend in BACKENDS:
+        D = DiffusionMatrix.from_gradients(G, backend=backend)
+        assert D.dense().dtype == D.eigenvalues().dtype == D.sample(1, generator()).dtype == torch.float32
+    assert torch.equal(G, before)
+
+
+def test_it_says_what_it_is():
+    assert repr(DiffusionMatrix.from_gradients(torch.eye(2))) == (
+        "DiffusionMatrix(d=2, N=2, backend='dense', dtype=torch.float32)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda: DiffusionMatrix.from_gradients(torch.zeros(3)),
+            r"shape \(3,\) and torch.float32: expected .* \(N, d\)",
+        ),
+        (lambda: DiffusionMatrix.from_gradients(torch.zeros(0, 3)), r"shape \(0, 3\)"),
+        (lambda: DiffusionMatrix.from_gradients(torch.zeros(3, 0)), r"shape \(3, 0\)"),
+        (
+            lambda: DiffusionMatrix.from_gradients(torch.zeros(2, 2, dtype=torch.int64)),
+            "torch.int64: expected floats",
+        ),
+        (
+            lambda: DiffusionMatrix.from_gradients(torch.tensor([[0.0], [float("nan")]])),
+            "gradients: NaN or infinity in row 1",
+        ),
+        (
+            lambda: DiffusionMatrix.from_gradients(torch.tensor([[float("inf")]])),
+            "gradients: NaN or infinity in row 0",
+        ),
+        (
+            lambda: DiffusionMatrix.from_gradients(torch.eye(2), backend="magic"),
+            "backend = 'magic': expected one of auto",
+        ),
+        (
+            lambda: DiffusionMatrix.from_model(*network_problem("tiny-fc", 2), backend="magic"),
+            "backend = 'magic'",
+        ),
+        (
+            lambda: DiffusionMatrix.from_gradients(torch.eye(2)) @ torch.ones(3),
+            r"V has shape \(3,\): expected \(2,\)",
+        ),
+        (
+            lambda: DiffusionMatrix.from_gradients(torch.eye(2)).eigenvalues(3),
+            r"k = 3: expected an integer in \[1, 2\]",
+        ),
+        (lambda: DiffusionMatrix.from_gradients(torch.eye(2)).rank(eps=1e-16), "compute them in float64"),
+        (
+            lambda: DiffusionMatrix.from_gradients(torch.eye(2)).sample(0, generator()),
+            "n = 0: expected an integer >= 1",
+        ),
+    ],
+)
+def test_bad_input(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()

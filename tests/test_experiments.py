@@ -1,0 +1,178 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from sgdvi_lite import experiments, results
+from sgdvi_lite.__main__ import main
+
+QUICK = {"net": "tiny-fc", "pool": 4, "epochs": 5, "examples": 60}
+
+
+def quick(**changes):
+    return experiments.settings("spectrum", "lite", **(QUICK | changes))
+
+
+def run(folder, chosen, **options):
+    return experiments.run("spectrum", "lite", chosen, folder=folder, progress=False, **options)
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    return run(tmp_path_factory.mktemp("results"), quick())
+
+
+def test_a_result_holds_the_spectra_at_three_instants_and_its_provenance(path):
+    result = results.load(path)
+    arrays = result.arrays
+    assert arrays["epoch"].tolist() == [1, 2, 5]
+    assert int(arrays["N"]) == 60 and int(arrays["d"]) == 16 * 16 + 16 + 32 + 16 * 16 + 16 + 32 + 160 + 10
+    assert arrays["eigenvalues"].shape == (3, 60)
+    assert np.allclose(arrays["eigenvalues"].sum(1), arrays["trace"], rtol=1e-10)
+    assert np.allclose(np.sqrt((arrays["eigenvalues"] ** 2).sum(1)), arrays["frobenius"], rtol=1e-10)
+    assert arrays["null"].sum() == pytest.approx(arrays["trace"][-1])
+    assert result.provenance["settings"]["net"] == "tiny-fc" and len(result.provenance["data_sha256"]) == 64
+    assert path.with_suffix(".svg").read_text().lstrip().startswith("<?xml")
+    assert sorted(p.name for p in path.parent.iterdir()) == sorted([path.name, path.with_suffix(".svg").name])
+
+
+def test_the_same_settings_give_the_same_numbers(path, tmp_path):
+    one, two = results.load(path).arrays, results.load(run(tmp_path, quick())).arrays
+    assert all(np.array_equal(one[name], two[name]) for name in one)
+
+
+def test_a_stopped_run_goes_on_and_gives_the_same_numbers(path, tmp_path, monkeypatch):
+    row, calls = experiments._row, []
+
+    def stopped_at_the_second(*args):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return row(*args)
+
+    monkeypatch.setattr(experiments, "_row", stopped_at_the_second)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, quick())
+    assert [p.suffixes[-2:] for p in tmp_path.iterdir()] == [[".partial", ".pt"]]
+    again = results.load(run(tmp_path, quick())).arrays
+    assert len(calls) == 4
+    assert all(np.array_equal(array, again[name]) for name, array in results.load(path).arrays.items())
+
+
+def test_a_finished_result_is_not_computed_again_unless_forced(path, monkeypatch):
+    monkeypatch.setattr(experiments, "prepare", lambda chosen: pytest.fail("it was computed again"))
+    assert run(path.parent, quick()) == path
+    with pytest.raises(pytest.fail.Exception):
+        run(path.parent, quick(), force=True)
+
+
+def test_different_settings_have_different_files(tmp_path):
+    names = {experiments.result_path("spectrum", "lite", quick(seed=seed), tmp_path) for seed in range(3)}
+    assert len(names) == 3
+
+
+def test_the_table_says_what_the_arrays_say(path):
+    result = results.load(path)
+    head, *lines = experiments.table(result).splitlines()
+    assert len(lines) == 3 and "rank/d float32" in head and "participation" in head
+    spectrum = result.arrays["eigenvalues"][-1]
+    d = int(result.arrays["d"])
+    full = np.concatenate([spectrum, np.zeros(d - len(spectrum))])
+    assert f"{full.mean():.3g} +- {full.std():.3g}" in lines[-1]
+    assert f"{(spectrum > spectrum[0] * d * np.finfo(np.float32).eps).sum() / d:.2%}" in lines[-1]
+    assert f"{spectrum.sum() / spectrum[0]:.2f}" in lines[-1]
+
+
+def test_the_error_rate_counts_wrong_labels():
+    model = torch.nn.Identity()
+    model.register_parameter("unused", torch.nn.Parameter(torch.zeros(1)))
+    assert experiments.error_rate(model, torch.eye(4), torch.tensor([0, 1, 2, 0]), chunk=3) == 0.25
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"net": "resnet"}, "net = 'resnet': expected one of small-lenet"),
+        ({"epochs": 0}, "epochs = 0: expected an integer >= 1"),
+        ({"examples": 1}, "examples = 1: expected an integer >= 2"),
+        ({"lr": -0.1}, "lr = -0.1: expected a finite number > 0"),
+        ({"momentum": 1.0}, r"momentum = 1.0: expected a number in \[0, 1\)"),
+        ({"instants": (0.5, 1.5)}, r"instants = \(0.5, 1.5\): expected fractions"),
+        ({"device": "abacus"}, "device = 'abacus': not available here"),
+        ({"batch_size": 10**6}, r"b = 1000000: expected an integer in \[1, \d+\]"),
+        ({"data": "no-such-data"}, "no-such-data"),
+        ({"pool": 3}, "3"),
+    ],
+)
+def test_bad_settings_leave_nothing_behind(change, message, tmp_path):
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        run(tmp_path / "out", quick(**change))
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_unknown_experiment_or_preset():
+    with pytest.raises(ValueError, match="experiment = 'tides': expected one of spectrum"):
+        experiments.settings("tides", "lite")
+    with pytest.raises(ValueError, match="preset = 'huge': expected one of lite"):
+        experiments.settings("spectrum", "huge")
+
+
+ARGUMENTS = [
+    "run",
+    "spectrum",
+    "--net",
+    "tiny-fc",
+    "--pool",
+    "4",
+    "--epochs",
+    "5",
+    "--examples",
+    "60",
+    "--no-progress",
+]
+
+
+def test_the_command_line_runs_lists_and_shows(tmp_path, capsys):
+    folder = ["--out", str(tmp_path)]
+    assert main([*ARGUMENTS, *folder]) == 0
+    ran = capsys.readouterr().out
+    (saved,) = results.find(tmp_path)
+    assert f"saved: {saved}" in ran and "eigenvalues mean +- std" in ran
+    assert main([*ARGUMENTS, *folder]) == 0
+    assert f"already there: {saved}" in capsys.readouterr().out
+    assert main(["list", *folder]) == 0
+    listed = capsys.readouterr().out
+    assert str(saved) in listed and "spectrum --preset lite" in listed and "small-allcnn" in listed
+    assert main(["show", str(saved)]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith(ran.split("\n\n")[0])
+    assert json.loads(shown[shown.index("{") :])["settings"]["epochs"] == 5
+
+
+def test_the_command_line_runs_on_a_file(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    arrays = {f"{kind}_{part}": None for kind in "xy" for part in ("train", "test")}
+    for part, n in (("train", 90), ("test", 30)):
+        arrays[f"x_{part}"] = rng.integers(0, 256, (n, 8, 8), dtype=np.uint8)
+        arrays[f"y_{part}"] = np.arange(n) % 10
+    np.savez(tmp_path / "mine.npz", **arrays)
+    assert main([*ARGUMENTS, "--data", str(tmp_path / "mine.npz"), "--out", str(tmp_path / "out")]) == 0
+    (saved,) = results.find(tmp_path / "out")
+    assert "-mine-" in saved.name
+    assert results.load(saved).provenance["settings"]["data"] == "mine.npz"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "spectrum", "--epochs", "0"], "epochs = 0"),
+        (["run", "spectrum", "--data", "nothing.npz"], "nothing.npz"),
+        (["show", "nothing.npz"], "no such file"),
+    ],
+)
+def test_the_command_line_says_what_is_wrong(arguments, message, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    assert message in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,59 @@
+import pytest
+import yaml
+
+from sgdvi_lite import ledger
+
+GOOD = {"id": "x", "label": "X", "statement": "s", "verdict": "holds", "note": "n", "chapter": 1}
+
+
+def written(tmp_path, *entries):
+    path = tmp_path / "claims.yml"
+    path.write_text(yaml.safe_dump(list(entries)))
+    return path
+
+
+def test_the_book_s_ledger_loads_and_its_labels_are_distinct():
+    claims = ledger.load()
+    assert len({claim.label for claim in claims}) == len(claims)
+
+
+def test_a_check_passes_prints_and_fails(capsys):
+    ledger.check("a1", True, "it is so")
+    assert capsys.readouterr().out == "✓ (A1): it is so\n"
+    with pytest.raises(AssertionError, match=r"\(A1\): not true that it is so"):
+        ledger.check("a1", False, "it is so")
+    assert capsys.readouterr().out == ""
+
+
+def test_a_check_needs_a_claim():
+    with pytest.raises(KeyError, match="the ledger has no claim 'a-9'"):
+        ledger.check("a-9", True, "anything")
+
+
+def test_a_condition_that_is_no_single_truth_value_is_refused():
+    import torch
+
+    with pytest.raises((RuntimeError, ValueError), match="ambiguous"):
+        ledger.check("a1", torch.tensor([True, False]), "both")
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        ([GOOD | {"verdict": "maybe"}], "claim 'x' has verdict 'maybe'; expected one of holds"),
+        ([GOOD | {"note": ""}], r"claim 'x' is decided \(holds\) but its note is empty"),
+        ([GOOD, GOOD], r"the ids \['x'\] appear more than once"),
+        ([{k: v for k, v in GOOD.items() if k != "label"}], r"entry 'x' lacks \['label'\]"),
+        ([GOOD | {"colour": "red"}], r"has unknown fields \['colour'\]"),
+        ([GOOD | {"erratum": {"place": "p"}}], "the erratum of 'x' has keys"),
+    ],
+)
+def test_a_bad_entry(tmp_path, entries, message):
+    with pytest.raises(ValueError, match=message):
+        ledger.load(written(tmp_path, *entries))
+
+
+def test_a_good_entry_and_its_erratum(tmp_path):
+    erratum = {"place": "p", "printed": "q", "corrected": "r"}
+    (claim,) = ledger.load(written(tmp_path, GOOD | {"erratum": erratum}))
+    assert claim.erratum == erratum and claim.chapter == 1

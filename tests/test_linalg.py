@@ -1,0 +1,72 @@
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sgdvi_lite import linalg
+
+spectra = st.lists(st.floats(1e-3, 1e3), min_size=1, max_size=8).map(lambda v: torch.tensor(v, dtype=torch.float64))
+DIMENSIONS = [linalg.stable_rank, linalg.participation_ratio, linalg.entropy_rank]
+
+
+@pytest.mark.parametrize("dimension", DIMENSIONS)
+@given(spectrum=spectra)
+def test_an_effective_dimension_lies_between_one_and_the_rank(dimension, spectrum):
+    assert 1 - 1e-12 <= dimension(spectrum) <= len(spectrum) * (1 + 1e-12)
+
+
+@pytest.mark.parametrize("dimension", DIMENSIONS)
+@given(spectrum=spectra, c=st.floats(1e-6, 1e6))
+def test_an_effective_dimension_has_no_unit(dimension, spectrum, c):
+    assert dimension(c * spectrum) == pytest.approx(dimension(spectrum), rel=1e-12)
+
+
+@pytest.mark.parametrize("dimension", DIMENSIONS)
+def test_equal_eigenvalues_are_counted_and_zeros_are_not(dimension):
+    assert dimension(torch.tensor([2.0, 2.0, 2.0, 0.0, 0.0], dtype=torch.float64)) == pytest.approx(3)
+
+
+@pytest.mark.parametrize("dimension", DIMENSIONS)
+def test_the_zero_matrix_has_dimension_zero(dimension):
+    assert dimension(torch.zeros(3)) == 0
+    assert linalg.numerical_rank(torch.zeros(3), d=3, eps=1e-7) == 0
+
+
+@given(spectrum=spectra)
+def test_stable_rank_bounds_participation_from_below_and_entropy_from_above(spectrum):
+    stable, ratio, entropy = (dimension(spectrum) for dimension in DIMENSIONS)
+    assert stable <= ratio * (1 + 1e-9)
+    assert ratio <= entropy * (1 + 1e-9)
+
+
+def test_numerical_rank_agrees_with_numpy():
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    A = rng.normal(size=(12, 5)) * np.logspace(0, -14, 5)
+    A = A @ A.T
+    spectrum = linalg.eigenvalues(torch.from_numpy(A))
+    eps = np.finfo(float).eps
+    assert linalg.numerical_rank(spectrum, d=12, eps=eps) == np.linalg.matrix_rank(A, hermitian=True)
+
+
+def test_the_threshold_counts_strictly_larger_eigenvalues():
+    spectrum = torch.tensor([1.0, 0.5, 0.25], dtype=torch.float64)
+    assert linalg.numerical_rank(spectrum, d=10, eps=0.05) == 1
+    assert linalg.numerical_rank(spectrum, d=10, eps=0.0499) == 2
+
+
+@given(spectrum=spectra, zeros=st.integers(0, 5))
+def test_mean_and_std_from_traces_are_those_of_all_eigenvalues(spectrum, zeros):
+    full = torch.cat([spectrum, spectrum.new_zeros(zeros)])
+    frobenius = full.square().sum().sqrt().item()
+    mean, std = linalg.mean_and_std(full.sum().item(), frobenius, len(full))
+    assert mean == pytest.approx(full.mean().item())
+    assert std**2 == pytest.approx(full.var(correction=0).item(), abs=1e-12 * frobenius**2)
+
+
+def test_eigenvalues_are_sorted_and_rounding_is_not_negative():
+    v = torch.linspace(1, 2, 5, dtype=torch.float64)
+    spectrum = linalg.eigenvalues(torch.outer(v, v))
+    assert spectrum[0] == pytest.approx((v @ v).item())
+    assert bool((spectrum[1:] >= 0).all() and (spectrum[1:] < 1e-14 * spectrum[0]).all())

@@ -1,0 +1,131 @@
+from itertools import pairwise
+
+import pytest
+import torch
+from problems import CLASSES, SHAPES, examples, generator
+from torch.nn.functional import cross_entropy, mse_loss
+
+from sgdvi_lite import nets, sgd
+
+
+def drawn(sampling, N=7, b=2, seed=0):
+    return list(sgd.batches(N, b, sampling, generator(seed)))
+
+
+@pytest.mark.parametrize("sampling", sgd.SAMPLINGS)
+def test_an_epoch_has_the_same_number_of_batches_however_they_are_drawn(sampling):
+    assert [len(batch) for batch in drawn(sampling)] == [2, 2, 2]
+    assert all(torch.equal(a, b) for a, b in zip(drawn(sampling), drawn(sampling), strict=True))
+
+
+def test_no_example_twice_in_a_batch_without_replacement_nor_in_a_reshuffled_epoch():
+    for seed in range(50):
+        assert all(len(batch.unique()) == 4 for batch in drawn("without", N=5, b=4, seed=seed))
+        assert len(torch.cat(drawn("reshuffled", seed=seed)).unique()) == 6
+
+
+def test_with_replacement_some_batch_repeats_an_example():
+    assert any(len(batch.unique()) < 4 for seed in range(50) for batch in drawn("with", N=5, b=4, seed=seed))
+
+
+@pytest.mark.parametrize("sampling", sgd.SAMPLINGS)
+def test_every_example_is_equally_likely(sampling):
+    n = 3000
+    counts = torch.cat([torch.cat(drawn(sampling, seed=seed)) for seed in range(n)]).bincount(minlength=7)
+    share = counts / counts.sum()
+    assert (share - 1 / 7).abs().max() < 5 * (1 / 7 / (6 * n)) ** 0.5
+
+
+def small_run(**options):
+    x = torch.linspace(-1, 1, 12, dtype=torch.float64)[:, None]
+    y = 3 * x + 0.1 * torch.sin(40 * x)
+    model = torch.nn.Linear(1, 1).double()
+    nets.set_flat_parameters(model, torch.zeros(2, dtype=torch.float64))
+    options = {"lr": 0.1, "batch_size": 4, "generator": generator(5)} | options
+    return model, mse_loss, x, y, options
+
+
+def test_one_epoch_is_the_update_of_the_definition():
+    model, loss, x, y, options = small_run()
+    sgd.SGD(model, loss, x, y, **options).epoch()
+    g = generator(5)
+    torch.randint(2**31, (), generator=g)
+    w, c = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
+    for batch in sgd.batches(12, 4, "reshuffled", g):
+        residual = w * x[batch] + c - y[batch]
+        w, c = w - 0.1 * (2 * residual * x[batch]).mean(), c - 0.1 * (2 * residual).mean()
+    assert nets.flat_parameters(model).tolist() == pytest.approx([w.item(), c.item()], rel=1e-14)
+
+
+def test_the_schedule_is_asked_once_an_epoch():
+    model, loss, x, y, options = small_run(lr=lambda epoch: [0.1, 1e-300][epoch])
+    trainer = sgd.SGD(model, loss, x, y, **options)
+    trainer.epoch()
+    after_one = nets.flat_parameters(model)
+    trainer.epoch()
+    assert torch.equal(nets.flat_parameters(model), after_one)
+
+
+def lenet_trainer(seed=0):
+    x, y = examples("small-lenet", 40)
+    g = generator(seed)
+    model = nets.build("small-lenet", in_shape=SHAPES["small-lenet"], classes=CLASSES["small-lenet"], generator=g)
+    return sgd.SGD(model, cross_entropy, x.float(), y, lr=0.05, batch_size=8, momentum=0.9, nesterov=True, generator=g)
+
+
+def test_a_stopped_run_goes_on_bit_for_bit(tmp_path):
+    whole = lenet_trainer()
+    losses = [whole.epoch() for _ in range(4)]
+    first = lenet_trainer()
+    [first.epoch() for _ in range(2)]
+    torch.save(first.state_dict(), tmp_path / "state.pt")
+    second = lenet_trainer(seed=9)
+    second.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    assert [second.epoch() for _ in range(2)] == losses[2:]
+    assert torch.equal(nets.flat_parameters(second.model), nets.flat_parameters(whole.model))
+
+
+def test_dropout_draws_from_the_generator_and_the_global_state_is_untouched():
+    torch.manual_seed(1)
+    before = torch.random.get_rng_state()
+    first = lenet_trainer().epoch()
+    assert torch.equal(torch.random.get_rng_state(), before)
+    torch.manual_seed(2)
+    assert lenet_trainer().epoch() == first
+
+
+def test_run_returns_the_loss_of_each_epoch_and_leaves_evaluation_mode():
+    model, loss, x, y, options = small_run()
+    losses = sgd.run(model, loss, x, y, epochs=30, progress=False, **options)
+    assert len(losses) == 30 and all(b < a for a, b in pairwise(losses[:5]))
+    assert not model.training
+
+
+def test_divergence_names_the_step():
+    model, loss, x, y, options = small_run(lr=1e200)
+    with pytest.raises(FloatingPointError, match=r"loss = (nan|inf) in epoch 0, step \d: training diverged; lower lr"):
+        sgd.run(model, loss, x, y, epochs=3, progress=False, **options)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"lr": 0.0}, "lr = 0.0: expected a finite number > 0"),
+        ({"lr": lambda epoch: -1.0}, "lr = -1.0: expected a finite number > 0"),
+        ({"batch_size": 13}, r"b = 13: expected an integer in \[1, 12\]"),
+        ({"batch_size": 0}, r"b = 0: expected an integer in \[1, 12\]"),
+        ({"sampling": "sorted"}, "sampling = 'sorted': expected one of with, without, reshuffled"),
+    ],
+)
+def test_bad_arguments(change, message):
+    model, loss, x, y, options = small_run(**change)
+    with pytest.raises(ValueError, match=message):
+        sgd.SGD(model, loss, x, y, **options)
+
+
+def test_lengths_and_epochs():
+    model, loss, x, y, options = small_run()
+    with pytest.raises(ValueError, match="x has 12 examples and y has 11"):
+        sgd.SGD(model, loss, x, y[:11], **options)
+    with pytest.raises(ValueError, match="epochs = 0: expected an integer >= 1"):
+        sgd.run(model, loss, x, y, epochs=0, **options)
