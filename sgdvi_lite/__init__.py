@@ -3,12 +3,15 @@
 The names that the book's quick start uses import from here; the modules hold one idea each.
 """
 
-from sgdvi_lite import gradients, ledger, linalg, nets, plots, results, sgd
+from sgdvi_lite import data, gradients, ledger, linalg, nets, plots, results, sde, sgd, symbolic, thermo
 from sgdvi_lite.diffusion import DiffusionMatrix, minibatch_factor, temperature
+from sgdvi_lite.fokker_planck import FokkerPlanck
 
 __version__ = "0.1.0"
 __all__ = [
     "DiffusionMatrix",
+    "FokkerPlanck",
+    "data",
     "gradients",
     "ledger",
     "linalg",
@@ -16,6 +19,9 @@ __all__ = [
     "nets",
     "plots",
     "results",
+    "sde",
     "sgd",
+    "symbolic",
     "temperature",
+    "thermo",
 ]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -69,7 +70,7 @@ class Spectrum:
 
     def rate(self, epoch: int) -> float:
         """Learning rate in an epoch: half a cosine from ``lr`` towards zero."""
-        return self.lr * 0.5 * (1 + np.cos(np.pi * epoch / self.epochs))
+        return self.lr * 0.5 * (1 + math.cos(math.pi * epoch / self.epochs))
 
 
 def available_device(name: str) -> torch.device:
@@ -221,7 +222,7 @@ def _row(trainer: SGD, dataset: data.Dataset, order: Tensor, progress: bool) -> 
         "train_error": error_rate(trainer.model, trainer.x, trainer.y),
         "test_error": error_rate(trainer.model, dataset.x_test, dataset.y_test),
     }
-    row = {name: torch.tensor(value) for name, value in row.items()}
+    row = {name: torch.from_numpy(np.asarray(value)) for name, value in row.items()}
     return row | {"eigenvalues": D.eigenvalues(min(len(order), D.shape[0])).cpu()}
 
 

@@ -55,7 +55,7 @@ def shades(colour: str, n: int) -> list[tuple[float, float, float]]:
     return [tuple(1 - w * (1 - full)) for w in np.linspace(0.45, 1.0, n)]
 
 
-def spectrum(ax: Axes, eigenvalues: np.ndarray, label: str, **line) -> Axes:
+def spectrum(ax: Axes, eigenvalues: np.ndarray, text: str, **line) -> Axes:
     """Draw the positive eigenvalues, largest first, on logarithmic axes, with a label at the curve's end.
 
     Parameters
@@ -64,18 +64,18 @@ def spectrum(ax: Axes, eigenvalues: np.ndarray, label: str, **line) -> Axes:
         Where to draw.
     eigenvalues
         Array ``(n,)`` in any order; values that are not positive are left out.
-    label
+    text
         Written at the end of the curve.
     line
-        Passed on to ``Axes.loglog``.
+        Passed on to ``Axes.loglog``, ``label`` for a legend among it.
     """
     values = np.sort(np.asarray(eigenvalues))[::-1]
     values = values[values > 0]
     index = np.arange(1, len(values) + 1)
     (drawn,) = ax.loglog(index, values, **line)
-    if label:
+    if text:
         ax.annotate(
-            label,
+            text,
             (index[-1], values[-1]),
             xytext=(4, 0),
             textcoords="offset points",

@@ -1,5 +1,6 @@
 """Problems with known answers, and the networks of the tests."""
 
+import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
 
@@ -50,3 +51,22 @@ def gradients_with_spectrum(spectrum, N, seed=0):
     right = torch.linalg.qr(torch.randn(d, r, generator=g, dtype=torch.float64)).Q
     scale = (N * torch.as_tensor(spectrum, dtype=torch.float64)).sqrt()
     return left * scale @ right.T + 10 * torch.randn(d, generator=g, dtype=torch.float64)
+
+
+def double_well(strength):
+    """Example 19 of the longer version: drift for (n, 2) points, and the potential of its steady state at T = 1."""
+
+    def Phi(x, y):
+        return (x**2 - 1) ** 2 / 4 + y**2 / 2
+
+    def drift(p):
+        x, y = p.T
+        turn = strength * np.exp(Phi(x, y) - (x**2 + y**2) ** 2 / 4)
+        return np.stack([x - x**3 - turn * y, -y + turn * x], axis=1)
+
+    return drift, Phi
+
+
+def fitted_order(sizes, errors):
+    """Order of convergence: minus the slope of log error against log size."""
+    return -np.polyfit(np.log(sizes), np.log(errors), 1)[0]

@@ -1,0 +1,109 @@
+"""Raw arrays of a data set, as NumPy: where a file or scikit-learn has them, brought to one form, and identified.
+
+The form: images (N, channels, height, width) as bytes or as floats, labels (N,) as 64-bit integers from 0.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+ARRAYS = ("x_train", "y_train", "x_test", "y_test")
+"""The four arrays that make a data set, in the order in which they are hashed."""
+
+_CHANNELS = (1, 3)
+_PIXELS = (np.uint8, np.float16, np.float32, np.float64)
+
+
+def digits(seed: int = 0) -> dict[str, np.ndarray]:
+    """Split scikit-learn's digits: a fifth for testing, with the same shares of the classes, drawn from ``seed``."""
+    from sklearn.datasets import load_digits  # here, because importing scikit-learn takes a second
+    from sklearn.model_selection import train_test_split
+
+    images, labels = load_digits(return_X_y=True)
+    rows = np.arange(len(labels))
+    train, test = map(np.sort, train_test_split(rows, test_size=0.2, stratify=labels, random_state=seed))
+    images = images.reshape(-1, 8, 8) / 16
+    return dict(zip(ARRAYS, (images[train], labels[train], images[test], labels[test]), strict=True))
+
+
+def read_npz(path: Path) -> dict[str, np.ndarray]:
+    """Read the four arrays of an ``.npz``, without unpickling.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If it is not an ``.npz``, lacks an array, or holds one that is pickled.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"name_or_path = {path}: there is no such file; give the path of an .npz")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = {name.removesuffix(".npy") for name in archive.namelist()}
+        _check_names(names)
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in ARRAYS}
+    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError) as error:
+        raise ValueError(
+            f"{path}: {error}. Expected an .npz with {', '.join(ARRAYS)}, none of them pickled; "
+            "write it with numpy.savez from arrays of numbers"
+        ) from error
+
+
+def _check_names(names: set[str]) -> None:
+    missing = [name for name in ARRAYS if name not in names]
+    if missing:
+        raise ValueError(f"no array {', '.join(missing)} among {', '.join(sorted(names)) or 'none'}")
+
+
+def canonical(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Bring images and labels to the one form; pixels keep their values.
+
+    Raises
+    ------
+    ValueError
+        If an array has a type or a shape that cannot be read in exactly one way.
+    """
+    form = {"x": _as_images, "y": _as_labels}
+    return {name: form[name[0]](name, arrays[name]) for name in ARRAYS}
+
+
+def _as_images(name: str, x: np.ndarray) -> np.ndarray:
+    dtype = x.dtype.newbyteorder("=")
+    if dtype not in _PIXELS:
+        raise ValueError(f"{name} has dtype {x.dtype}: expected uint8, or floats in [0, 1]; convert it with astype")
+    if x.ndim == 3:
+        x = x[:, None]
+    elif x.ndim != 4:
+        raise ValueError(f"{name} has shape {x.shape}: expected (N, h, w), (N, c, h, w) or (N, h, w, c); reshape it")
+    elif (x.shape[1] in _CHANNELS) == (x.shape[3] in _CHANNELS):
+        raise ValueError(
+            f"{name} has shape {x.shape}: expected 1 or 3 channels in axis 1 or in axis 3, but not in both; "
+            "save grey images as (N, h, w)"
+        )
+    elif x.shape[3] in _CHANNELS:
+        x = x.transpose(0, 3, 1, 2)
+    return np.ascontiguousarray(x, dtype=dtype)
+
+
+def _as_labels(name: str, y: np.ndarray) -> np.ndarray:
+    if y.ndim != 1 or y.dtype.kind not in "iu":
+        raise ValueError(
+            f"{name} has shape {y.shape} and dtype {y.dtype}: expected one integer for each image; use ravel and astype"
+        )
+    return y.astype(np.int64)
+
+
+def sha256(arrays: dict[str, np.ndarray]) -> str:
+    """SHA-256 of names, types, shapes and values: the same data have the same sum, wherever they were read."""
+    digest = hashlib.sha256()
+    for name, array in arrays.items():
+        digest.update(f"{name} {array.dtype.str} {array.shape}".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,185 @@
+"""A slider over drawings made in advance, for the site, Jupyter and Colab; it asks no server for anything.
+
+The frames are SVG images inside the page, one of them shown at a time by a native range input, which the arrow keys
+move. A few lines of plain JavaScript tie the two together. Chapter 6 uses it.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Sequence
+from html import escape
+from itertools import count
+from urllib.parse import quote
+from zlib import crc32
+
+import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
+
+from sgdvi_lite import _checks
+
+_NUMBER = count(1)
+_PAGE = """\
+<style>
+.sgdvi-slider img {{ max-width: 100%; height: auto; display: block; }}
+.sgdvi-slider img[hidden] {{ display: none; }}
+.sgdvi-slider .controls {{ display: flex; flex-wrap: wrap; align-items: center; gap: 0.7em; margin: 0.4em 0; }}
+.sgdvi-slider input {{ flex: 1 1 12em; min-width: 0; max-width: 24em; accent-color: currentcolor; }}
+.sgdvi-slider button {{ font: inherit; color: inherit; background: none; border: 1px solid; padding: 0.1em 0.8em; }}
+@media (prefers-reduced-motion: reduce) {{ .sgdvi-slider button {{ display: none; }} }}
+</style>
+<div class="sgdvi-slider" id="{name}">
+{images}
+<div class="controls">
+<label for="{name}-range">{title}</label>
+<input type="range" id="{name}-range" min="0" max="{last}" step="1" value="{start}" aria-valuetext="{label}">
+<output for="{name}-range" aria-live="off">{label}</output>{button}
+</div>
+</div>
+<script>
+(function () {{
+  const box = document.getElementById("{name}"), frames = box.querySelectorAll("img");
+  const range = box.querySelector("input"), output = box.querySelector("output"), play = box.querySelector("button");
+  const labels = Array.from(frames, (frame) => frame.dataset.label);
+  let timer = null;
+  function show() {{
+    frames.forEach((frame, k) => {{ frame.hidden = k !== Number(range.value); }});
+    output.textContent = labels[range.value];
+    range.setAttribute("aria-valuetext", labels[range.value]);
+  }}
+  function stop() {{ clearInterval(timer); timer = null; play.textContent = "Play"; }}
+  function step() {{
+    if (Number(range.value) === frames.length - 1) return stop();
+    range.value = Number(range.value) + 1;
+    show();
+  }}
+  range.addEventListener("input", () => {{ if (timer) stop(); show(); }});
+  if (play) play.addEventListener("click", () => {{
+    if (timer) return stop();
+    if (Number(range.value) === frames.length - 1) range.value = 0;
+    show();
+    play.textContent = "Pause";
+    timer = setInterval(step, {milliseconds});
+  }});
+  show();
+}})();
+</script>"""
+
+
+class Slider:
+    """What :func:`slider` returns: a notebook shows it as HTML, a terminal as one line of text."""
+
+    def __init__(self, html: str, text: str):
+        self._html, self._text = html, text
+
+    def __repr__(self) -> str:
+        return self._text
+
+    def _repr_html_(self) -> str:
+        return self._html
+
+    def _repr_mimebundle_(self, include=None, exclude=None) -> dict[str, str]:
+        return {"text/html": self._html, "text/plain": self._text}
+
+
+def slider(
+    frames: Sequence[Figure | str],
+    labels: Sequence[str],
+    alt: Sequence[str],
+    title: str,
+    *,
+    start: int = 0,
+    seconds: float | None = None,
+) -> Slider:
+    """Show one of several drawings at a time, chosen by a slider.
+
+    Parameters
+    ----------
+    frames
+        At least two drawings of the same size: Matplotlib figures, which are drawn and closed, or SVG text.
+    labels
+        What stands beside the slider at each frame, such as ``"λ = 0.5"``.
+    alt
+        What each frame shows, for readers who cannot see it.
+    title
+        Name of the slider, written before it.
+    start
+        Index of the frame that is shown first.
+    seconds
+        If given, a button plays the frames, this long each, up to the last one. Nothing ever plays by itself, and the
+        button is absent for readers who asked their system for less motion.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than two frames, if a label or a text is missing or empty, if a frame is not SVG, or if
+        ``start`` or ``seconds`` is out of range.
+
+    Examples
+    --------
+    >>> from sgdvi_lite.slider import slider
+    >>> dots = [f'<svg xmlns="http://www.w3.org/2000/svg"><circle r="{r}"/></svg>' for r in (1, 2)]
+    >>> slider(dots, ["r = 1", "r = 2"], ["A small dot.", "A larger dot."], title="radius")
+    Slider 'radius' with 2 frames, from r = 1 to r = 2
+    """
+    _check(frames, labels, alt, title, start, seconds)
+    shown = zip(frames, labels, alt, strict=True)
+    images = "\n".join(_image(*frame, hidden=k != start) for k, frame in enumerate(shown))
+    values = {
+        "name": f"sgdvi-slider-{crc32(images.encode()):08x}-{next(_NUMBER)}",  # outputs of older kernels may be near
+        "images": images,
+        "title": escape(title),
+        "label": escape(labels[start]),
+        "start": start,
+        "last": len(frames) - 1,
+        "button": "" if seconds is None else '\n<button type="button">Play</button>',
+        "milliseconds": round(1000 * (seconds or 0)),
+    }
+    text = f"Slider {title!r} with {len(frames)} frames, from {labels[0]} to {labels[-1]}"
+    return Slider(_PAGE.format(**values), text)
+
+
+def _image(frame: Figure | str, label: str, alt: str, hidden: bool) -> str:
+    """An image that carries its drawing in its address, and its label."""
+    source = "data:image/svg+xml," + quote(_svg(frame), safe=" /:=;,()@!*+?'-._~")
+    return f'<img src="{source}" alt="{escape(alt)}" data-label="{escape(label)}"{" hidden" * hidden}>'
+
+
+def _svg(frame: Figure | str) -> str:
+    if isinstance(frame, str):
+        return frame
+    buffer = io.StringIO()
+    with plt.rc_context({"svg.fonttype": "path", "svg.hashsalt": "sgdvi"}):
+        frame.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    plt.close(frame)
+    return _small(buffer.getvalue())
+
+
+def _small(svg: str) -> str:
+    """The same drawing in fewer bytes: no prologue or metadata, paths and positions to a tenth of a point."""
+    svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", svg[svg.index("<svg") :], flags=re.DOTALL)
+    svg = re.sub(r'(?<= )(d|x|y)="[^"]*"', lambda match: re.sub(r"\d+\.\d+", _tenth, match[0]), svg)
+    svg = re.sub(r"\s+", " ", svg).replace("> <", "><")
+    return svg if "'" in svg else svg.replace('"', "'")  # a double quote takes three bytes in an address
+
+
+def _tenth(match: re.Match[str]) -> str:
+    return f"{float(match[0]):.1f}".removesuffix(".0")
+
+
+def _check(frames, labels, alt, title, start, seconds) -> None:
+    if len(frames) < 2:
+        raise ValueError(f"frames has {len(frames)} drawings: expected at least 2; one drawing is a figure")
+    for name, texts in (("labels", labels), ("alt", alt)):
+        if isinstance(texts, str) or len(texts) != len(frames):
+            raise ValueError(f"{name} has {len(texts)} texts: expected a list of {len(frames)}, one for each frame")
+        if not all(text.strip() for text in texts):
+            raise ValueError(f"{name} has an empty text: expected what each frame shows")
+    if not title.strip():
+        raise ValueError("title is empty: expected the slider's name, which a screen reader announces")
+    if any(isinstance(frame, str) and "<svg" not in frame for frame in frames):
+        raise ValueError("frames has a text without an <svg> element: expected SVG, or a Matplotlib figure")
+    _checks.count("start", start, low=0, high=len(frames) - 1)
+    if seconds is not None:
+        _checks.positive("seconds", seconds)

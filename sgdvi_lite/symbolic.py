@@ -1,0 +1,151 @@
+"""Symbolic vector calculus with sympy, so that a derivation reads like the mathematics.
+
+Points, fields and drifts are column vectors (``sympy.Matrix`` of shape (d, 1)), tensors are (d, d). The divergence of
+a tensor is taken row by row, ``(div M)_i = sum_j d_j M_ij``. Chapters 2 to 8 use these helpers with undefined
+functions in d = 2 and 3.
+"""
+
+from __future__ import annotations
+
+import sympy as sp
+from sympy.calculus.euler import euler_equations
+
+
+def coordinates(d: int) -> sp.Matrix:
+    """Return the point ``(x1, ..., xd)`` of real symbols.
+
+    Examples
+    --------
+    >>> from sgdvi_lite import symbolic
+    >>> symbolic.coordinates(2).T
+    Matrix([[x1, x2]])
+    """
+    return sp.Matrix(sp.symbols(f"x1:{d + 1}", real=True))
+
+
+def scalar_field(name: str, x: sp.Matrix, *more: sp.Symbol) -> sp.Expr:
+    """Return an undefined function of the point, and of further arguments such as time."""
+    return sp.Function(name, real=True)(*x, *more)
+
+
+def vector_field(name: str, x: sp.Matrix) -> sp.Matrix:
+    """Return a vector of undefined functions, shape (d, 1).
+
+    Examples
+    --------
+    >>> from sgdvi_lite import symbolic
+    >>> symbolic.vector_field("b", symbolic.coordinates(2)).T
+    Matrix([[b1(x1, x2), b2(x1, x2)]])
+    """
+    return sp.Matrix([scalar_field(f"{name}{i + 1}", x) for i in range(len(x))])
+
+
+def symmetric_field(name: str, x: sp.Matrix) -> sp.Matrix:
+    """Return a symmetric matrix of undefined functions, shape (d, d)."""
+    return sp.Matrix(len(x), len(x), lambda i, j: scalar_field(f"{name}{min(i, j) + 1}{max(i, j) + 1}", x))
+
+
+def antisymmetric_field(name: str, x: sp.Matrix) -> sp.Matrix:
+    """Return an antisymmetric matrix of undefined functions, shape (d, d)."""
+
+    def entry(i, j) -> sp.Expr:
+        return sp.sign(j - i) * scalar_field(f"{name}{min(i, j) + 1}{max(i, j) + 1}", x) if i != j else sp.Integer(0)
+
+    return sp.Matrix(len(x), len(x), entry)
+
+
+def grad(f: sp.Expr, x: sp.Matrix) -> sp.Matrix:
+    """Gradient of a scalar, shape (d, 1).
+
+    Examples
+    --------
+    >>> from sgdvi_lite import symbolic
+    >>> x = symbolic.coordinates(2)
+    >>> symbolic.grad(x[0] ** 2 * x[1], x).T
+    Matrix([[2*x1*x2, x1**2]])
+    """
+    return sp.Matrix([sp.diff(f, xi) for xi in x])
+
+
+def div(v: sp.Matrix, x: sp.Matrix) -> sp.Expr:
+    """Divergence of a vector field (d, 1).
+
+    Examples
+    --------
+    >>> from sgdvi_lite import symbolic
+    >>> x = symbolic.coordinates(2)
+    >>> symbolic.div(x, x)
+    2
+    """
+    d = len(x)
+    if v.shape != (d, 1):
+        raise ValueError(f"v has shape {v.shape}: expected ({d}, 1); the divergence of a tensor is div_rows")
+    return sum((sp.diff(v[i], x[i]) for i in range(d)), sp.Integer(0))
+
+
+def div_rows(M: sp.Matrix, x: sp.Matrix) -> sp.Matrix:
+    """Row-wise divergence of a tensor field (d, d): the vector with entries ``sum_j d_j M_ij``.
+
+    Examples
+    --------
+    >>> import sympy as sp
+    >>> from sgdvi_lite import symbolic
+    >>> x = symbolic.coordinates(2)
+    >>> symbolic.div_rows(sp.Matrix([[0, x[1]], [x[0] ** 2, 0]]), x).T
+    Matrix([[1, 2*x1]])
+    """
+    d = len(x)
+    if M.shape != (d, d):
+        raise ValueError(f"M has shape {M.shape}: expected ({d}, {d})")
+    return sp.Matrix([div(M[i, :].T, x) for i in range(d)])
+
+
+def current(
+    rho: sp.Expr, drift: sp.Matrix, D: sp.Matrix, T: sp.Expr, x: sp.Matrix, convention: str = "ito"
+) -> sp.Matrix:
+    """Probability current: ``b rho - T div(D rho)`` (ito), or ``b rho - T D grad rho`` (printed, the paper's (FP))."""
+    if convention not in ("ito", "printed"):
+        raise ValueError(f"convention = {convention!r}: expected one of ito, printed")
+    spread = div_rows(D * rho, x) if convention == "ito" else D * grad(rho, x)
+    return drift * rho - T * spread
+
+
+def fokker_planck(
+    rho: sp.Expr, drift: sp.Matrix, D: sp.Matrix, T: sp.Expr, x: sp.Matrix, convention: str = "ito"
+) -> sp.Expr:
+    """Right-hand side of the Fokker-Planck equation, minus the divergence of :func:`current`.
+
+    Examples
+    --------
+    >>> import sympy as sp
+    >>> from sgdvi_lite import symbolic
+    >>> x = symbolic.coordinates(1)
+    >>> T = sp.Symbol("T", positive=True)
+    >>> gibbs = sp.exp(-x[0] ** 2 / (2 * T))
+    >>> sp.simplify(symbolic.fokker_planck(gibbs, -x, sp.eye(1), T, x))
+    0
+    """
+    return -div(current(rho, drift, D, T, x, convention), x)
+
+
+def generator(u: sp.Expr, drift: sp.Matrix, D: sp.Matrix, T: sp.Expr, x: sp.Matrix) -> sp.Expr:
+    """Generator of the Ito diffusion on a test function, ``b . grad u + T D : Hess u``; adjoint of the Ito equation."""
+    return (drift.T * grad(u, x))[0] + T * sum(
+        D[i, j] * sp.diff(u, x[i], x[j]) for i in range(len(x)) for j in range(len(x))
+    )
+
+
+def functional_derivative(density: sp.Expr, rho: sp.Expr, x: sp.Matrix) -> sp.Expr:
+    """Functional derivative of the integral of ``density``, an expression in ``rho`` and its derivatives.
+
+    Examples
+    --------
+    >>> import sympy as sp
+    >>> from sgdvi_lite import symbolic
+    >>> x = symbolic.coordinates(2)
+    >>> rho = sp.Function("rho")(*x)
+    >>> symbolic.functional_derivative(rho * sp.log(rho), rho, x)
+    log(rho(x1, x2)) + 1
+    """
+    (equation,) = euler_equations(density, [rho], list(x))
+    return sp.expand(equation.lhs)

@@ -1,0 +1,108 @@
+import numpy as np
+import pytest
+import torch
+from problems import fitted_order, generator
+from scipy.linalg import expm, solve_continuous_lyapunov
+
+from sgdvi_lite import sde
+
+F = torch.tensor([[1.0, 1.5], [-0.5, 2.0]], dtype=torch.float64)
+B = torch.tensor([[0.8, 0.0], [0.3, 0.5]], dtype=torch.float64)
+
+
+def start(n, d=2, value=1.0):
+    return torch.full((n, d), value, dtype=torch.float64)
+
+
+def run(noise=B, n=1000, dt=0.01, n_steps=100, seed=0, **options):
+    return sde.euler_maruyama(lambda x: -x @ F.T, noise, start(n), dt, n_steps, generator=generator(seed), **options)
+
+
+def test_without_noise_it_is_the_explicit_euler_method():
+    x = run(noise=0.0, n=2, n_steps=7)
+    step = torch.linalg.matrix_power(torch.eye(2, dtype=torch.float64) - 0.01 * F, 7)
+    assert torch.allclose(x, start(2) @ step.T, rtol=0, atol=1e-14)
+
+
+def test_an_ornstein_uhlenbeck_ensemble_has_the_moments_of_the_recursion():
+    n, dt, steps = 200_000, 0.05, 40
+    x = run(n=n, dt=dt, n_steps=steps)
+    A, cov = np.eye(2) - dt * F.numpy(), np.zeros((2, 2))
+    for _ in range(steps):
+        cov = A @ cov @ A.T + dt * (B @ B.T).numpy()
+    mean = np.linalg.matrix_power(A, steps) @ np.ones(2)
+    error = np.sqrt((np.outer(np.diag(cov), np.diag(cov)) + cov**2) / n)
+    assert (np.abs(x.mean(0).numpy() - mean) < 5 * np.sqrt(np.diag(cov) / n)).all()
+    assert (np.abs(np.cov(x.numpy().T) - cov) < 5 * error).all()
+
+
+def test_the_weak_error_is_of_first_order():
+    """The scheme's exact covariance at time 1 against that of the equation: no sampling, so the order is clean."""
+    S = solve_continuous_lyapunov(F.numpy(), (B @ B.T).numpy())
+    exact = S - expm(-F.numpy()) @ S @ expm(-F.numpy()).T
+    errors, steps = [], [20, 40, 80, 160]
+    for n in steps:
+        A, cov = np.eye(2) - F.numpy() / n, np.zeros((2, 2))
+        for _ in range(n):
+            cov = A @ cov @ A.T + (B @ B.T).numpy() / n
+        errors.append(np.abs(cov - exact).max())
+    assert fitted_order(steps, errors) == pytest.approx(1, abs=0.1)
+
+
+def test_every_form_of_the_same_noise_gives_the_same_paths():
+    scalar = run(noise=0.3)
+    for noise in (
+        torch.tensor(0.3, dtype=torch.float64),
+        0.3 * torch.eye(2, dtype=torch.float64),
+        lambda x: torch.full_like(x[:, :1], 0.3),
+        lambda x: torch.full_like(x, 0.3),
+        lambda x: (0.3 * torch.eye(2, dtype=torch.float64)).expand(len(x), 2, 2),
+    ):
+        assert torch.allclose(run(noise=noise), scalar, rtol=0, atol=1e-14)
+
+
+def test_a_matrix_acts_on_each_particle_in_either_form():
+    assert torch.allclose(run(noise=B), run(noise=lambda x: B.expand(len(x), 2, 2)), rtol=0, atol=1e-14)
+
+
+def test_recording_does_not_change_the_paths():
+    final, recorded = run(n_steps=60), run(n_steps=60, every=20)
+    assert recorded.shape == (4, 1000, 2)
+    assert torch.equal(recorded[0], start(1000)) and torch.equal(recorded[-1], final)
+    assert torch.equal(recorded[1], run(n_steps=20))
+
+
+def test_the_generator_is_the_only_randomness_and_x0_is_not_modified():
+    x0 = start(5)
+    torch.manual_seed(1)
+    one = sde.euler_maruyama(lambda x: -x, 1.0, x0, 0.1, 3, generator=generator(4))
+    torch.manual_seed(2)
+    assert torch.equal(one, sde.euler_maruyama(lambda x: -x, 1.0, x0, 0.1, 3, generator=generator(4)))
+    assert torch.equal(x0, start(5))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"x0": torch.zeros(3)}, r"x0 has shape \(3,\)"),
+        ({"x0": torch.zeros(0, 2)}, r"x0 has shape \(0, 2\)"),
+        ({"x0": torch.zeros(2, 2, dtype=torch.int64)}, "torch.int64: expected floats"),
+        ({"x0": torch.tensor([[0.0, float("nan")]])}, "x0: NaN or infinity in row 0"),
+        ({"dt": 0.0}, "dt = 0.0: expected a finite number > 0"),
+        ({"n_steps": 0}, "n_steps = 0: expected an integer >= 1"),
+        ({"every": 3}, "every = 3: expected a divisor of n_steps = 10"),
+        ({"every": 11}, r"every = 11: expected an integer in \[1, 10\]"),
+        ({"drift": lambda x: x[:, 0]}, r"drift gave shape \(4,\): expected \(4, 2\)"),
+        ({"noise": lambda x: x[:, 0]}, r"noise gave shape \(4,\): expected one of"),
+        ({"noise": torch.eye(3)}, r"noise has shape \(3, 3\): expected a number or \(2, 2\)"),
+    ],
+)
+def test_bad_arguments(change, message):
+    good = {"drift": lambda x: -x, "noise": 1.0, "x0": torch.zeros(4, 2), "dt": 0.1, "n_steps": 10}
+    with pytest.raises(ValueError, match=message):
+        sde.euler_maruyama(**(good | change), generator=generator())
+
+
+def test_an_explosion_is_reported_with_its_step():
+    with pytest.raises(FloatingPointError, match=r"NaN or infinite by step \d+: lower dt = 1.0"):
+        sde.euler_maruyama(lambda x: x**3, 0.0, start(2, value=9.0), 1.0, 50, generator=generator(), every=5)

@@ -1,0 +1,75 @@
+import pytest
+import sympy as sp
+
+from sgdvi_lite import symbolic as sy
+
+T = sp.Symbol("T", positive=True)
+DIMENSIONS = [1, 2, 3]
+
+
+def fields(d):
+    x = sy.coordinates(d)
+    return x, sy.scalar_field("rho", x), sy.vector_field("b", x), sy.symmetric_field("D", x)
+
+
+def zero(expression):
+    return sp.simplify(sp.expand(sp.sympify(expression).doit())) == 0
+
+
+@pytest.mark.parametrize("d", DIMENSIONS)
+def test_the_divergence_of_a_product(d):
+    x, rho, b, D = fields(d)
+    assert zero(sy.div(rho * b, x) - rho * sy.div(b, x) - (b.T * sy.grad(rho, x))[0])
+    assert all(zero(e) for e in sy.div_rows(rho * D, x) - rho * sy.div_rows(D, x) - D * sy.grad(rho, x))
+
+
+def test_the_divergence_is_row_wise():
+    x = sy.coordinates(2)
+    M = sp.Matrix([[0, x[1]], [0, 0]])
+    assert sy.div_rows(M, x).T == sp.Matrix([[1, 0]]) and sy.div_rows(M.T, x).T == sp.Matrix([[0, 0]])
+
+
+@pytest.mark.parametrize("d", [2, 3])
+def test_the_double_divergence_of_an_antisymmetric_field_vanishes(d):
+    x = sy.coordinates(d)
+    Q = sy.antisymmetric_field("q", x)
+    assert Q.T == -Q and zero(sy.div(sy.div_rows(Q, x), x))
+
+
+@pytest.mark.parametrize("d", DIMENSIONS)
+def test_the_conventions_differ_by_a_drift_T_div_D(d):
+    x, rho, b, D = fields(d)
+    shifted = sy.fokker_planck(rho, b + T * sy.div_rows(D, x), D, T, x, "ito")
+    assert zero(shifted - sy.fokker_planck(rho, b, D, T, x, "printed"))
+    assert not zero(sy.fokker_planck(rho, b, D, T, x, "ito") - sy.fokker_planck(rho, b, D, T, x, "printed"))
+
+
+@pytest.mark.parametrize("d", [1, 2])
+def test_the_ito_equation_is_the_adjoint_of_the_generator(d):
+    """u FP(rho) - rho L u is the divergence of -(u J) - rho T D grad u."""
+    x, rho, b, D = fields(d)
+    u = sy.scalar_field("u", x)
+    flux = -u * sy.current(rho, b, D, T, x) - rho * T * D * sy.grad(u, x)
+    difference = u * sy.fokker_planck(rho, b, D, T, x) - rho * sy.generator(u, b, D, T, x)
+    assert zero(difference - sy.div(flux, x))
+
+
+def test_functional_derivatives():
+    x = sy.coordinates(2)
+    rho, Phi = sp.Function("rho")(*x), sp.Function("Phi")(*x)
+    derivative = sy.functional_derivative(rho * Phi + T * rho * sp.log(rho), rho, x)
+    assert zero(derivative - Phi - T * sp.log(rho) - T)
+    gradient = sy.grad(rho, x)
+    assert zero(sy.functional_derivative((gradient.T * gradient)[0] / 2, rho, x) + sy.div(gradient, x))
+
+
+def test_wrong_shapes_and_names():
+    x = sy.coordinates(2)
+    with pytest.raises(
+        ValueError, match=r"v has shape \(2, 2\): expected \(2, 1\); the divergence of a tensor is div_rows"
+    ):
+        sy.div(sp.eye(2), x)
+    with pytest.raises(ValueError, match=r"M has shape \(2, 1\): expected \(2, 2\)"):
+        sy.div_rows(x, x)
+    with pytest.raises(ValueError, match="convention = 'ao': expected one of ito, printed"):
+        sy.current(x[0], x, sp.eye(2), T, x, "ao")
