@@ -56,21 +56,21 @@ def shades(colour: str, n: int) -> list[tuple[float, float, float]]:
 
 
 def spectrum(ax: Axes, eigenvalues: np.ndarray, text: str, **line) -> Axes:
-    """Draw the positive eigenvalues, largest first, on logarithmic axes, with a label at the curve's end.
+    """Draw the eigenvalues that are not rounding, largest first, on logarithmic axes, with a label at the curve's end.
 
     Parameters
     ----------
     ax
         Where to draw.
     eigenvalues
-        Array ``(n,)`` in any order; values that are not positive are left out.
+        Array ``(n,)`` in any order; values below ``n`` machine epsilons of the largest are left out.
     text
         Written at the end of the curve.
     line
         Passed on to ``Axes.loglog``, ``label`` for a legend among it.
     """
     values = np.sort(np.asarray(eigenvalues))[::-1]
-    values = values[values > 0]
+    values = values[values > len(values) * np.finfo(float).eps * values[0]]
     index = np.arange(1, len(values) + 1)
     (drawn,) = ax.loglog(index, values, **line)
     if text:
@@ -93,7 +93,8 @@ def threshold(ax: Axes, value: float, label: str) -> Axes:
         label,
         (0.01, value),
         xycoords=("axes fraction", "data"),
-        xytext=(0, 2),
+        xytext=(0, -3),
+        va="top",
         textcoords="offset points",
         color=GREY,
         fontsize=10,

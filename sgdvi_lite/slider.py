@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from html import escape
 from itertools import count
 from urllib.parse import quote
@@ -84,7 +84,7 @@ class Slider:
 
 
 def slider(
-    frames: Sequence[Figure | str],
+    frames: Iterable[Figure | str],
     labels: Sequence[str],
     alt: Sequence[str],
     title: str,
@@ -97,7 +97,8 @@ def slider(
     Parameters
     ----------
     frames
-        At least two drawings of the same size: Matplotlib figures, which are drawn and closed, or SVG text.
+        At least two drawings of the same size: Matplotlib figures, or SVG text. Each figure is drawn and closed before
+        the next is asked for, so that a generator holds one at a time.
     labels
         What stands beside the slider at each frame, such as ``"λ = 0.5"``.
     alt
@@ -123,8 +124,9 @@ def slider(
     >>> slider(dots, ["r = 1", "r = 2"], ["A small dot.", "A larger dot."], title="radius")
     Slider 'radius' with 2 frames, from r = 1 to r = 2
     """
-    _check(frames, labels, alt, title, start, seconds)
-    shown = zip(frames, labels, alt, strict=True)
+    drawings = [_svg(frame) for frame in frames]
+    _check(drawings, labels, alt, title, start, seconds)
+    shown = zip(drawings, labels, alt, strict=True)
     images = "\n".join(_image(*frame, hidden=k != start) for k, frame in enumerate(shown))
     values = {
         "name": f"sgdvi-slider-{crc32(images.encode()):08x}-{next(_NUMBER)}",  # outputs of older kernels may be near
@@ -132,17 +134,17 @@ def slider(
         "title": escape(title),
         "label": escape(labels[start]),
         "start": start,
-        "last": len(frames) - 1,
+        "last": len(drawings) - 1,
         "button": "" if seconds is None else '\n<button type="button">Play</button>',
         "milliseconds": round(1000 * (seconds or 0)),
     }
-    text = f"Slider {title!r} with {len(frames)} frames, from {labels[0]} to {labels[-1]}"
+    text = f"Slider {title!r} with {len(drawings)} frames, from {labels[0]} to {labels[-1]}"
     return Slider(_PAGE.format(**values), text)
 
 
-def _image(frame: Figure | str, label: str, alt: str, hidden: bool) -> str:
+def _image(drawing: str, label: str, alt: str, hidden: bool) -> str:
     """An image that carries its drawing in its address, and its label."""
-    source = "data:image/svg+xml," + quote(_svg(frame), safe=" /:=;,()@!*+?'-._~")
+    source = "data:image/svg+xml," + quote(drawing, safe=" /:=;,()@!*+?'-._~")
     return f'<img src="{source}" alt="{escape(alt)}" data-label="{escape(label)}"{" hidden" * hidden}>'
 
 
@@ -178,7 +180,7 @@ def _check(frames, labels, alt, title, start, seconds) -> None:
             raise ValueError(f"{name} has an empty text: expected what each frame shows")
     if not title.strip():
         raise ValueError("title is empty: expected the slider's name, which a screen reader announces")
-    if any(isinstance(frame, str) and "<svg" not in frame for frame in frames):
+    if not all("<svg" in frame for frame in frames):
         raise ValueError("frames has a text without an <svg> element: expected SVG, or a Matplotlib figure")
     _checks.count("start", start, low=0, high=len(frames) - 1)
     if seconds is not None:

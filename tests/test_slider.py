@@ -109,6 +109,17 @@ def test_figures_are_drawn_small_and_closed():
     assert any(places) and not any(re.search(r"\.\d\d", place) for place in places)
 
 
+def test_a_generator_of_figures_holds_one_at_a_time():
+    opened = len(plt.get_fignums())
+
+    def figures():
+        for slope in (1, 2, 3):
+            assert len(plt.get_fignums()) == opened
+            yield figure(slope)
+
+    assert len(elements(make(frames=figures()))["img"]) == 3
+
+
 @pytest.mark.parametrize(
     "changes, error",
     [
