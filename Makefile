@@ -35,7 +35,8 @@ serve: book ## show the site on http://localhost:8000 (another port: PORT=8001)
 	@echo "http://localhost:$(PORT), Ctrl-C to stop"
 	@$(BIN)/python -m http.server --bind 127.0.0.1 --directory $(SITE) $(PORT)
 
-bench: $(STAMP) ## time the library
+bench: $(STAMP) ## time the library beside its peers
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet -e '.[bench]'
 	$(BIN)/python -m pytest tests/benchmarks --benchmark-only --benchmark-columns=min,median,stddev,rounds
 
 clean: ## remove the site, the execution cache and what tools leave behind
