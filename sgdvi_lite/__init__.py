@@ -3,7 +3,7 @@
 The names that the book's quick start uses import from here; the modules hold one idea each.
 """
 
-from sgdvi_lite import data, gradients, ledger, linalg, nets, plots, results, sde, sgd, symbolic, thermo
+from sgdvi_lite import data, gradients, ledger, linalg, nets, plots, results, sde, sgd, slider, symbolic, thermo
 from sgdvi_lite.diffusion import DiffusionMatrix, minibatch_factor, temperature
 from sgdvi_lite.fokker_planck import FokkerPlanck
 
@@ -21,6 +21,7 @@ __all__ = [
     "results",
     "sde",
     "sgd",
+    "slider",
     "symbolic",
     "temperature",
     "thermo",

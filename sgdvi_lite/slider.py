@@ -22,6 +22,8 @@ from sgdvi_lite import _checks
 _NUMBER = count(1)
 _PAGE = """\
 <style>
+/* the site's theme lays a light sheet under HTML in dark mode, where the site inverts the drawings */
+div.text_html:has(> .sgdvi-slider) {{ background: none !important; color: inherit !important; padding: 0 !important; }}
 .sgdvi-slider img {{ max-width: 100%; height: auto; display: block; }}
 .sgdvi-slider img[hidden] {{ display: none; }}
 .sgdvi-slider .controls {{ display: flex; flex-wrap: wrap; align-items: center; gap: 0.7em; margin: 0.4em 0; }}
