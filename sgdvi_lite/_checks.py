@@ -46,3 +46,15 @@ def finite(name: str, value: Tensor, first: int = 0) -> None:
         f"{name}: NaN or infinity in row {row}; expected finite numbers. "
         "Lower the learning rate if training diverged, or remove the example"
     )
+
+
+def ensemble(x0: Tensor, n_steps: int, every: int | None) -> None:
+    """Raise unless ``x0`` holds finite floats (n, d) and ``every``, if given, divides the number of steps."""
+    if x0.ndim != 2 or min(x0.shape) < 1 or not x0.is_floating_point():
+        raise ValueError(f"x0 has shape {tuple(x0.shape)} and {x0.dtype}: expected floats of shape (n, d)")
+    finite("x0", x0)
+    count("n_steps", n_steps)
+    if every is not None:
+        count("every", every, high=n_steps)
+        if n_steps % every:
+            raise ValueError(f"every = {every}: expected a divisor of n_steps = {n_steps}")

@@ -111,17 +111,10 @@ def _stepper(drift: Field, noise, x0: Tensor, dt: float, generator: torch.Genera
 
 
 def _check(x0: Tensor, dt: float, n_steps: int, generator: torch.Generator, every: int | None) -> None:
-    if x0.ndim != 2 or min(x0.shape) < 1 or not x0.is_floating_point():
-        raise ValueError(f"x0 has shape {tuple(x0.shape)} and {x0.dtype}: expected floats of shape (n, d)")
-    _checks.finite("x0", x0)
+    _checks.ensemble(x0, n_steps, every)
     _checks.positive("dt", dt)
-    _checks.count("n_steps", n_steps)
     if generator.device.type != x0.device.type:
         raise ValueError(f"generator is on {generator.device}, x0 on {x0.device}: expected the same device")
-    if every is not None:
-        _checks.count("every", every, high=n_steps)
-        if n_steps % every:
-            raise ValueError(f"every = {every}: expected a divisor of n_steps = {n_steps}")
 
 
 def _check_fields(drift: Field, noise, x0: Tensor) -> None:

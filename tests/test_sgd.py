@@ -129,3 +129,75 @@ def test_lengths_and_epochs():
         sgd.SGD(model, loss, x, y[:11], **options)
     with pytest.raises(ValueError, match="epochs = 0: expected an integer >= 1"):
         sgd.run(model, loss, x, y, epochs=0, **options)
+
+
+# ---- replicas of a finite sum
+
+TARGETS = torch.tensor([-2.0, -1.0, 0.0, 1.0, 2.0, 0.0], dtype=torch.float64)  # f_k = (x - a_k)^2 / 2, D = 5/3
+
+
+def pull(x, index):
+    return x - TARGETS[index].mean(1, keepdim=True)
+
+
+def many(sampling="with", **change):
+    options = {"N": 6, "lr": 0.3, "batch_size": 2, "n_steps": 60, "generator": generator(5), "sampling": sampling}
+    return sgd.replicas(pull, torch.zeros(40_000, 1, dtype=torch.float64), **(options | change))
+
+
+@pytest.mark.parametrize(("sampling", "factor"), [("with", 1 / 2), ("without", 4 / (2 * 5))])
+def test_replicas_have_the_exact_stationary_variance(sampling, factor):
+    exact = 0.3 * factor * (5 / 3) / (2 - 0.3)
+    error = exact * (2 / 40_000) ** 0.5
+    assert abs(many(sampling).var().item() - exact) < 3 * error
+
+
+def test_reshuffled_replicas_have_the_variance_of_their_epoch():
+    """After an epoch of three batches: enumerate all orders, and solve the linear recursion over epochs."""
+    from itertools import permutations
+
+    keep = [0.3 * 0.7 ** (2 - k) for k in range(3)]
+    ends = [
+        sum(w * TARGETS[list(p[2 * k : 2 * k + 2])].mean() for k, w in enumerate(keep)) for p in permutations(range(6))
+    ]
+    exact = torch.stack(ends).var(unbiased=False).item() / (1 - 0.7**6)
+    assert abs(many("reshuffled").var().item() - exact) < 3 * exact * (2 / 40_000) ** 0.5
+
+
+def test_each_reshuffled_epoch_of_a_replica_sees_every_example_once():
+    drawn = sgd._replica_batches(4, 6, 2, "reshuffled", generator())
+    for _ in range(2):
+        epoch = torch.cat([next(drawn) for _ in range(3)], dim=1)
+        assert torch.equal(epoch.sort(dim=1).values, torch.arange(6).expand(4, 6))
+
+
+@pytest.mark.parametrize("sampling", ["with", "without", "reshuffled"])
+def test_a_record_of_replicas_ends_with_their_last_weights(sampling):
+    record = many(sampling, every=20)
+    assert record.shape == (4, 40_000, 1) and not record[0].any()
+    assert torch.equal(record[-1], many(sampling)) and not torch.equal(record[-1], record[-2])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"lr": 0.0}, "lr = 0.0: expected a finite number > 0"),
+        ({"batch_size": 7}, r"b = 7: expected an integer in \[1, 6\]"),
+        ({"n_steps": 0}, "n_steps = 0: expected an integer >= 1"),
+        ({"every": 7}, "every = 7: expected a divisor of n_steps = 60"),
+        ({"sampling": "some"}, "sampling = 'some': expected one of with, without, reshuffled"),
+    ],
+)
+def test_bad_replicas(change, message):
+    with pytest.raises(ValueError, match=message):
+        many(**change)
+
+
+def test_bad_starts_and_gradients_of_replicas():
+    options = {"N": 6, "lr": 0.3, "batch_size": 2, "n_steps": 6, "generator": generator()}
+    with pytest.raises(ValueError, match=r"gradient gave shape \(3, 2\): expected \(3, 1\)"):
+        sgd.replicas(lambda x, index: x.expand(3, 2), torch.zeros(3, 1), **options)
+    with pytest.raises(ValueError, match="x0: NaN or infinity in row 0"):
+        sgd.replicas(pull, torch.full((1, 1), torch.nan), **options)
+    with pytest.raises(FloatingPointError, match="NaN or infinite by step 2000: lower lr"):
+        sgd.replicas(pull, torch.ones(1, 1), **(options | {"lr": 3.0, "n_steps": 2000}))
