@@ -227,7 +227,7 @@ def replicas(
     Returns
     -------
     Tensor
-        Final weights ``(n, d)``, or, if ``every`` is given, the recorded ones ``(1 + n_steps // every, n, d)``, the first
+        Final weights ``(n, d)``, or, if ``every`` is given, the records ``(1 + n_steps // every, n, d)``, the first
         of which is ``x0``.
 
     Raises
