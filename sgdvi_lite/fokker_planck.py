@@ -10,20 +10,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from math import comb, factorial
+from math import ceil
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy import sparse
 from scipy.sparse.linalg import SuperLU, splu
 
-from sgdvi_lite import _checks, _fields
+from sgdvi_lite import _checks, _fields, _krylov
 from sgdvi_lite._fields import Field
 from sgdvi_lite._stencil import bernoulli, selling
 
 CONVENTIONS = ("ito", "printed")
-ORDER, GAMMA = 5, 0.27805384113645804
-"""Order of the time steps, and the root of the Laguerre polynomial that makes them L-stable (Norsett 1974)."""
+PIECES = 2**12
+"""Into how many parts an interval may be cut."""
 
 KEPT = 3
 """Number of sparse factorisations kept for the next interval of the same length."""
@@ -85,7 +85,7 @@ class FokkerPlanck:
         self.T, self.convention = float(T), convention
         self.bounds, self.shape = _fields.box(bounds, shape)
         self._factors: dict[float, SuperLU] = {}
-        self._tensor = _fields.as_field(D)
+        self._tensor, self._constant = _fields.as_field(D), not callable(D)
         self._drift = drift
         self._points = np.stack([axis.ravel() for axis in self.grid], axis=1)
         self._D = _fields.checked_tensor(self._tensor(self._points), self._points)
@@ -126,6 +126,8 @@ class FokkerPlanck:
     def _divergence(self, points: np.ndarray) -> np.ndarray:
         """Row-wise divergence of D, by central differences of the given function, of fourth order."""
         total = np.zeros_like(points)
+        if self._constant:
+            return total
         for axis, h in enumerate(self.spacing * 1e-2):
             step = h * np.eye(2)[axis]
             near = self._tensor(points + step) - self._tensor(points - step)
@@ -135,29 +137,37 @@ class FokkerPlanck:
 
     def _force(self, points: np.ndarray) -> np.ndarray:
         """Inverse of T D times the effective drift: minus grad Phi / T where there is a potential."""
-        D = self._tensor(points)
-        return np.linalg.solve(D, self._flux_drift(points)[..., None])[..., 0] / self.T
+        drift, D = self._flux_drift(points), self._tensor(points)
+        (a, b), (c, d) = np.moveaxis(D, 0, -1)
+        x, y = drift.T
+        return np.stack([d * x - b * y, a * y - c * x], axis=1) / (self.T * (a * d - b * c))[:, None]
 
     @cached_property
     def generator(self) -> sparse.csc_matrix:
         """Sparse matrix A, d(rho)/dt = A rho for the flattened cells: columns sum to zero, off-diagonals are >= 0."""
         force, n = self._force(self._points), len(self._points)
         weights, offsets = selling(self._D / np.outer(self.spacing, self.spacing))
-        entries = [self._links(force, weights[:, k], sign * offsets[:, k]) for k in range(3) for sign in (1, -1)]
-        values, rows, columns = (np.concatenate(part) for part in zip(*entries, strict=True))
-        return sparse.coo_matrix((values, (rows, columns)), shape=(n, n)).tocsc()
+        signs = (1,) if self._constant else (0.5, -0.5)  # half of a link belongs to either end; constant D: both halves
+        entries = [
+            self._links(force, abs(sign) * weights[:, k], np.sign(sign).astype(int) * offsets[:, k])
+            for k in range(3)
+            for sign in signs
+        ]
+        rates, rows, columns = (np.concatenate(part) for part in zip(*entries, strict=True))
+        rates = sparse.coo_matrix((rates, (rows, columns)), shape=(n, n)).tocsc()
+        return rates - sparse.diags(np.asarray(rates.sum(axis=0)).ravel(), format="csc")
 
     def _links(self, force: np.ndarray, weight: np.ndarray, offset: np.ndarray) -> tuple[np.ndarray, ...]:
-        """Rates along the links p -> q = p + offset: half of each link belongs to either end."""
+        """Rates along the links p -> q = p + offset, in both directions, with the cells that they reach and leave."""
         position = np.stack(np.unravel_index(np.arange(len(weight)), self.shape), axis=1) + offset
         inside = ((position >= 0) & (position < self.shape)).all(axis=1) & (weight > 0)
         p, q = np.flatnonzero(inside), np.ravel_multi_index(position[inside].T, self.shape)
         middle = self._force((self._points[p] + self._points[q]) / 2)
         mean = (force[p] + 4 * middle + force[q]) / 6  # Simpson: exact for a quartic potential
         work = np.einsum("ni,ni->n", mean, offset[inside] * self.spacing)
-        rate = 0.5 * self.T * weight[inside]
-        there, back = rate * bernoulli(-work), rate * bernoulli(work)
-        return np.concatenate([there, -there, back, -back]), np.concatenate([q, p, p, q]), np.concatenate([p, p, q, q])
+        rate = self.T * weight[inside]
+        rates = np.concatenate([rate * bernoulli(-work), rate * bernoulli(work)])
+        return rates, np.concatenate([q, p]), np.concatenate([p, q])
 
     def _factor(self, step: float) -> SuperLU:
         """Factors of I - step A, an M-matrix, which needs no pivoting; the last few are kept."""
@@ -169,7 +179,8 @@ class FokkerPlanck:
 
     def _factorise(self, step: float) -> SuperLU:
         matrix = (sparse.identity(self.generator.shape[0], format="csc") - step * self.generator).tocsc()
-        return splu(matrix, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options={"SymmetricMode": True})
+        options = {"SymmetricMode": True}
+        return splu(matrix, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, panel_size=1, options=options)
 
     def steady_state(self) -> np.ndarray:
         """Return the stationary density, of the grid's shape; it integrates to 1.
@@ -200,10 +211,11 @@ class FokkerPlanck:
     def evolve(self, rho0: np.ndarray, times: ArrayLike, tolerance: float = 1e-5) -> np.ndarray:
         """Return the densities at the given times, array ``(len(times), *shape)``, starting from ``rho0`` at time 0.
 
-        Each interval is covered by equal implicit steps (restricted Pade, fifth order, L-stable). Their number is
-        doubled until the L1 error in time, estimated from the last doubling, is below ``tolerance``. Such steps
-        can go slightly negative: negative values are set to zero and the mass is restored; what is removed this way
-        counts as an error.
+        Each interval is one projection on the space that a few implicit steps of about a tenth of it span: one
+        factorisation, and a number of solves that hardly depends on the grid. The space grows until the last two
+        changes, in the L1 norm, are below ``tolerance``; if it would grow too large, as for a fast rotation over a long
+        time, the interval is cut. A projection can go slightly negative: negative values are set to zero and the mass
+        is restored; what is removed this way counts as an error.
 
         Parameters
         ----------
@@ -223,36 +235,39 @@ class FokkerPlanck:
         rho, times = self._checked_density(rho0), _fields.checked_times(times)
         if not tolerance >= 1e-10:
             raise ValueError(f"tolerance = {tolerance}: expected a number >= 1e-10, above the rounding of the solver")
-        out, now, steps = np.empty((len(times), *self.shape)), 0.0, 16
+        out, now, longest = np.empty((len(times), *self.shape)), 0.0, np.inf
         for k, time in enumerate(times):
             if time > now:
-                rho, steps = self._advance(rho, time - now, tolerance, first=max(1, steps // 4))
+                rho, longest = self._advance(rho, time - now, tolerance, longest)
             out[k], now = (rho / self.cell_area).reshape(self.shape), time
         return out
 
-    def _advance(self, rho: np.ndarray, duration: float, tolerance: float, first: int) -> tuple[np.ndarray, int]:
-        """Double the number of steps until the error is small; return the density and the number."""
-        n, (coarse, _) = first, self._steps(rho, duration, first)
-        while n < 2**16:
-            n *= 2
-            fine, removed = self._steps(rho, duration, n)
-            if np.abs(fine - coarse).sum() / (2**ORDER - 1) + removed < tolerance:
-                return fine, n
-            coarse = fine
-        raise RuntimeError(f"evolve: {n} steps in an interval of {duration} do not reach tolerance = {tolerance}")
+    def _advance(self, rho: np.ndarray, duration: float, tolerance: float, longest: float) -> tuple[np.ndarray, float]:
+        """Cut an interval until each piece converges; return the density and the longest piece to try next."""
+        pieces = ceil(duration / longest) or 1
+        while pieces <= PIECES:
+            moved = rho
+            for _ in range(pieces):
+                moved = self._piece(moved, duration / pieces, tolerance / pieces)
+                if moved is None:
+                    break
+            else:
+                return moved, longest
+            pieces *= 2
+            longest = duration / pieces
+        raise RuntimeError(f"evolve: {PIECES} pieces of an interval of {duration} do not reach tolerance = {tolerance}")
 
-    def _steps(self, rho: np.ndarray, duration: float, n: int) -> tuple[np.ndarray, float]:
-        """``n`` steps rho -> sum_k w_k (I - gamma h A)^-k rho; also the negative mass that was removed on the way."""
-        factor, weights, removed = self._factor(GAMMA * duration / n), _pade_weights(), 0.0
-        for _ in range(n):
-            power, step = rho, np.zeros_like(rho)
-            for weight in weights:
-                power = factor.solve(power)
-                step += weight * power
-            removed -= step[step < 0].sum()
-            rho = np.maximum(step, 0.0)
-            rho /= rho.sum()
-        return rho, removed
+    def _piece(self, rho: np.ndarray, duration: float, tolerance: float) -> np.ndarray | None:
+        """Approximate until the last two changes are below the tolerance; None if they never are."""
+        step = 2.0 ** round(np.log2(duration / 10))  # powers of two, so that intervals of like length share a factor
+        before, last = rho, np.inf
+        for now in _krylov.exponentials(self._factor(step).solve, rho, duration / step):
+            change, removed = np.abs(now - before).sum(), -now[now < 0].sum()
+            if max(last, change) + removed < tolerance:
+                now = np.maximum(now, 0.0)
+                return now / now.sum()
+            before, last = now, change
+        return None
 
     def _checked_density(self, rho0: np.ndarray) -> np.ndarray:
         rho0 = np.asarray(rho0, dtype=float)
@@ -264,9 +279,3 @@ class FokkerPlanck:
         if abs(mass - 1) > 1e-6:
             raise ValueError(f"rho0 integrates to {mass:.6g}: expected 1; divide it by rho0.sum() * cell_area")
         return rho0.ravel() * self.cell_area
-
-
-def _pade_weights() -> np.ndarray:
-    """Weights w_k, k = 1..ORDER, for which sum_k w_k (1 - gamma z)^-k agrees with exp(z) up to z^ORDER."""
-    series = [[comb(k + m - 1, m) * GAMMA**m for k in range(1, ORDER + 1)] for m in range(ORDER)]
-    return np.linalg.solve(np.array(series), [1 / factorial(m) for m in range(ORDER)])

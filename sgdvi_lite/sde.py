@@ -94,17 +94,17 @@ def _stepper(drift: Field, noise, x0: Tensor, dt: float, generator: torch.Genera
     z, root = torch.empty_like(x0), dt**0.5
 
     def kick(x: Tensor) -> Tensor:
-        z.normal_(generator=generator)
         if not callable(noise):
-            return (
-                z.mul_(noise * root) if not isinstance(noise, Tensor) or noise.ndim == 0 else (z @ noise.T).mul_(root)
-            )
+            return z @ noise.T if isinstance(noise, Tensor) and noise.ndim else z
         factor = noise(x)
-        return (torch.einsum("nij,nj->ni", factor, z) if factor.ndim == 3 else factor * z).mul_(root)
+        return torch.einsum("nij,nj->ni", factor, z) if factor.ndim == 3 else factor * z
+
+    scale = root if callable(noise) or (isinstance(noise, Tensor) and noise.ndim) else root * float(noise)
 
     def step(x: Tensor) -> None:
+        z.normal_(generator=generator)
         force, push = drift(x), kick(x)
-        x.add_(force, alpha=dt).add_(push)
+        x.add_(force, alpha=dt).add_(push, alpha=scale)
 
     _check_fields(drift, noise, x0)
     return step

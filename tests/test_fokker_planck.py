@@ -108,6 +108,21 @@ def test_the_evolution_is_the_exponential_of_the_generator():
         assert l1(fp, rho, (expm(t * fp.generator.toarray()) @ rho0.ravel()).reshape(fp.shape)) < 1e-8
 
 
+def test_a_fast_rotation_over_a_long_time_cuts_the_interval_and_is_still_right():
+    fp = FokkerPlanck(lambda p: 30 * np.stack([-p[:, 1], p[:, 0]], 1) - p, np.eye(2), 2.0, ((-3, 3), (-3, 3)), (32, 32))
+    rho0 = gaussian(fp, 0.1 * np.eye(2), (1.0, 0.0))
+    _, longest = fp._advance(rho0.ravel() * fp.cell_area, 1.0, 1e-8, np.inf)
+    assert longest < 1.0
+    exact = (expm(fp.generator.toarray()) @ rho0.ravel()).reshape(fp.shape)
+    assert l1(fp, fp.evolve(rho0, [1.0], tolerance=1e-8)[0], exact) < 1e-8
+
+
+def test_intervals_of_like_length_share_a_factor():
+    fp, _ = example_19(16, 1.5)
+    fp.evolve(gaussian(fp, 0.2 * np.eye(2)), np.linspace(0, 3, 31))
+    assert len(fp._factors) == 1
+
+
 def test_an_ornstein_uhlenbeck_process_moves_as_its_moments_say():
     F, D, T, t = np.array([[1.0, 1.5], [-1.5, 1.0]]), np.eye(2), 0.3, 0.8
     mean0, cov0 = np.array([1.0, 0.5]), 0.2 * np.eye(2)

@@ -11,7 +11,7 @@ import sgdvi_lite
 LIBRARY = Path(sgdvi_lite.__file__).parent
 MODULES = sorted(path for path in LIBRARY.glob("*.py") if path.name != "__init__.py")
 LAYERS = [
-    {"_checks", "_fields", "_stencil", "linalg", "series", "symbolic"},
+    {"_checks", "_fields", "_krylov", "_stencil", "linalg", "series", "symbolic"},
     {"_arrays", "_download", "data", "nets"},
     {"_backends", "gradients", "diffusion", "sgd", "sde", "ou", "fokker_planck"},
     {"thermo"},
