@@ -131,9 +131,8 @@ def marchenko_pastur(N: int, d: int) -> Float64[Tensor, " n"]:
     """
     ratio, n = d / N, min(N, d)
     centre, half = 1 + ratio, 2 * ratio**0.5
-    angle = np.linspace(0, np.pi, 20_001)  # value = centre + half cos(angle): smooth at both edges of the law
+    angle = (np.arange(20_000) + 0.5) * np.pi / 20_000  # value = centre + half cos(angle): smooth at both edges
     value = centre + half * np.cos(angle)
-    weight = np.sin(angle) ** 2 / np.maximum(value, 1e-300)
-    mass = np.concatenate([[0.0], np.cumsum(weight[1:] + weight[:-1])])
+    mass = np.cumsum(np.sin(angle) ** 2 / value)
     spectrum = np.interp((np.arange(n) + 0.5) / n, mass / mass[-1], value)
     return torch.from_numpy(spectrum * d / spectrum.sum())

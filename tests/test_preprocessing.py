@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sgdvi_lite import data
+from sgdvi_lite import _images, data
 
 law = settings(deadline=None, max_examples=30)  # no deadline: how fast a machine is decides nothing here
 
@@ -134,7 +134,7 @@ def test_whitening_commutes_with_a_permutation_of_the_pixels(seed):
 def test_whitening_in_chunks_and_in_single_precision_is_the_same(monkeypatch):
     x = images(50, 3, 4, 4, 0)
     whole = data.gcn_zca(dataset(x)).x_train
-    monkeypatch.setattr(data, "_CHUNK", 7)
+    monkeypatch.setattr(_images, "CHUNK", 7)
     assert torch.allclose(data.gcn_zca(dataset(x)).x_train, whole, rtol=0, atol=1e-12)
     single = data.gcn_zca(dataset(x.float())).x_train
     assert single.dtype == torch.float32 and torch.allclose(single.double(), whole, rtol=0, atol=1e-5)
