@@ -3,20 +3,23 @@
 The names that the book's quick start uses import from here; the modules hold one idea each.
 """
 
-from sgdvi_lite import data, gradients, ledger, linalg, nets, plots, results, sde, sgd, slider, symbolic, thermo
+from sgdvi_lite import data, gradients, ledger, linalg, nets, ou, plots, results, sde, sgd, slider, symbolic, thermo
 from sgdvi_lite.diffusion import DiffusionMatrix, minibatch_factor, temperature
 from sgdvi_lite.fokker_planck import FokkerPlanck
+from sgdvi_lite.ou import OrnsteinUhlenbeck
 
 __version__ = "0.1.0"
 __all__ = [
     "DiffusionMatrix",
     "FokkerPlanck",
+    "OrnsteinUhlenbeck",
     "data",
     "gradients",
     "ledger",
     "linalg",
     "minibatch_factor",
     "nets",
+    "ou",
     "plots",
     "results",
     "sde",

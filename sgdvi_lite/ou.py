@@ -1,0 +1,229 @@
+"""The Ornstein-Uhlenbeck process: everything about a linear gradient with constant noise, in closed form.
+
+``dx = -F x dt + sqrt(2 T D) dW`` is the equation (2) of the paper near a critical point, with ``F`` the Hessian. Its
+equation (8) reads ``F = (D + Q) U``: the potential is ``Phi = x^T U x / 2``, the force ``j = -Q U x``. Chapter 7
+derives every formula used here.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import torch
+from scipy.linalg import solve_continuous_lyapunov
+from torch import Tensor
+
+from sgdvi_lite import _checks
+
+RESONANT, SINGULAR = 1e-12, 1e-12
+"""Relative sizes below which a sum of eigenvalues, or an eigenvalue of a covariance, counts as zero."""
+
+
+class OrnsteinUhlenbeck:
+    r"""The process :math:`dx = -F x\,dt + \sqrt{2TD}\,dW`, one or many at once.
+
+    Parameters
+    ----------
+    F
+        Matrix of the linear gradient, float64 ``(..., d, d)``; it need not be symmetric. Leading dimensions: a batch.
+    D
+        Diffusion matrix ``(..., d, d)`` of the same shape, symmetric positive semi-definite; it may be singular.
+    T
+        Temperature, > 0.
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ, an entry is not finite, ``D`` is asymmetric or has a negative eigenvalue, ``T <= 0``, or two
+        eigenvalues of ``F`` sum to zero: then (8) has no solution, or many.
+        Later, where a stationary law is asked for: if an eigenvalue of ``F`` has no positive real part. Where a density
+        is asked for: if the noise does not reach every direction.
+
+    Notes
+    -----
+    Results have the device and the leading dimensions of ``F``. Times may be numbers or vectors ``(k,)``; a vector adds
+    a leading dimension.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sgdvi_lite import OrnsteinUhlenbeck
+    >>> F, D = torch.diag(torch.tensor([1.0, 3.0]).double()), torch.tensor([[1.0, 0.5], [0.5, 1.0]]).double()
+    >>> ou = OrnsteinUhlenbeck(F, D, T=0.1)
+    >>> ou.Q  # D_12 (l_1 - l_2) / (l_1 + l_2) above the diagonal
+    tensor([[ 0.0000, -0.2500],
+            [ 0.2500,  0.0000]], dtype=torch.float64)
+    >>> torch.allclose((D + ou.Q) @ ou.U, F)
+    True
+    """
+
+    def __init__(self, F: Tensor, D: Tensor, T: float):
+        _checks.positive("T", T)
+        _check_matrices(F, D)
+        self.F, self.D, self.T = F, D, float(T)
+        self._rates = torch.linalg.eigvals(F)
+        _check_pairs(self._rates)
+
+    @cached_property
+    def _S(self) -> Tensor:
+        """Solution of F S + S F^T = 2 D; the covariance at temperature 1 where the process is stable."""
+        pairs = zip(_flat(self.F).cpu().numpy(), _flat(self.D).cpu().numpy(), strict=True)
+        solved = [torch.from_numpy(solve_continuous_lyapunov(F, 2 * D)) for F, D in pairs]
+        S = torch.stack(solved).reshape(self.F.shape).to(self.F)
+        return (S + S.mT) / 2
+
+    @property
+    def Q(self) -> Tensor:
+        """Antisymmetric matrix of (8), ``(..., d, d)``: Q = F S - D. It exists for saddles too."""
+        G = self.F @ self._S
+        return (G - G.mT) / 2
+
+    @cached_property
+    def U(self) -> Tensor:
+        """Symmetric matrix of the potential, ``(..., d, d)``: the inverse of S. Indefinite at a saddle."""
+        sizes, vectors = torch.linalg.eigh(self._S)
+        worst = sizes.abs().min(-1)
+        lost = worst.values <= SINGULAR * sizes.abs().amax(-1)
+        if bool(lost.any()):
+            at = int(lost.reshape(-1).nonzero()[0])
+            direction = vectors.reshape(-1, *vectors.shape[-2:])[at][:, worst.indices.reshape(-1)[at]]
+            raise ValueError(
+                f"D: no noise reaches the direction {_numbers(direction)}, so that the covariance is singular and "
+                "there is no potential; restrict F and D to the directions that are reached, or add a multiple of I to D"
+            )
+        return (vectors / sizes.unsqueeze(-2)) @ vectors.mT
+
+    @property
+    def covariance(self) -> Tensor:
+        """Stationary covariance ``T S``, ``(..., d, d)``; it may be singular."""
+        self._require_stable()
+        return self.T * self._S
+
+    def mean(self, t: float | Tensor, mean0: Tensor) -> Tensor:
+        """Mean at time ``t`` from the mean ``(..., d)`` at time 0: exp(-F t) mean0."""
+        return (self._propagator(t) @ mean0.unsqueeze(-1)).squeeze(-1)
+
+    def cov(self, t: float | Tensor, cov0: Tensor) -> Tensor:
+        """Covariance at time ``t`` from ``cov0`` ``(..., d, d)`` at time 0; also where there is no stationary law."""
+        move, rest = self._propagator(t), self.T * self._S
+        return rest + move @ (cov0 - rest) @ move.mT
+
+    def free_energy(self, t: float | Tensor, mean0: Tensor, cov0: Tensor) -> Tensor:
+        """The functional (5), T KL(rho(t) || rho_ss), of the Gaussian that starts with ``mean0`` and ``cov0``."""
+        mean, ratio = self.mean(t, mean0), self._ratio(self.cov(t, cov0))
+        energy = (mean * (self.U @ mean.unsqueeze(-1)).squeeze(-1)).sum(-1)
+        excess = (ratio - 1 - torch.log(ratio)).sum(-1)
+        return 0.5 * (energy + self.T * excess)
+
+    def dissipation(self, t: float | Tensor, mean0: Tensor, cov0: Tensor) -> Tensor:
+        """Rate -dF/dt at which :meth:`free_energy` falls: E[grad mu . D grad mu] (Theorem 4, chapter 4)."""
+        self._ratio(cov := self.cov(t, cov0))
+        slope = self.U - self.T * torch.linalg.inv(cov)  # grad mu = slope (x - mean) + U mean
+        push = self.U @ self.mean(t, mean0).unsqueeze(-1)
+        spread = _trace(slope @ self.D @ slope @ cov)
+        return spread + (push.mT @ self.D @ push).squeeze(-1).squeeze(-1)
+
+    @property
+    def entropy_production(self) -> Tensor:
+        """Stationary entropy production E[j . D^-1 j] / T per unit of time, ``(...)``; it does not depend on T.
+
+        It is infinite where ``D`` is singular and the force has a part outside its range.
+        """
+        self._require_stable()
+        sizes, vectors = torch.linalg.eigh(self.D)
+        seen = sizes > SINGULAR * sizes[..., -1:]
+        turned = vectors.mT @ self.Q
+        outside = (turned * ~seen.unsqueeze(-1)).abs().amax((-1, -2)) > 1e-9 * self.Q.abs().amax((-1, -2))
+        inverse = torch.where(seen, 1 / torch.where(seen, sizes, 1.0), 0.0)
+        inside = _trace(turned.mT @ (inverse.unsqueeze(-1) * turned) @ self.U)
+        return torch.where(outside, torch.inf, inside)
+
+    @property
+    def frequencies(self) -> Tensor:
+        """Angular frequencies of x' = j(x) = -Q U x, ``(..., d // 2)``, largest first, per unit of time."""
+        self._require_stable()
+        L = torch.linalg.cholesky(self.U)
+        return torch.linalg.svdvals(L.mT @ self.Q @ L)[..., : 2 * (self.F.shape[-1] // 2) : 2]
+
+    @property
+    def area_rate(self) -> Tensor:
+        """Stochastic area E[x_i dx_j - x_j dx_i] / 2 per unit of time in the plane (i, j), ``(..., d, d)``: T Q."""
+        self._require_stable()
+        return self.T * self.Q
+
+    def _propagator(self, t: float | Tensor) -> Tensor:
+        t = torch.as_tensor(t, dtype=self.F.dtype, device=self.F.device)
+        if t.ndim > 1 or not bool((t >= 0).all() & torch.isfinite(t).all()):
+            raise ValueError(f"t = {t.tolist()}: expected a time >= 0 or a vector of such times")
+        return torch.linalg.matrix_exp(-self.F * t.reshape(*t.shape, *[1] * self.F.ndim))
+
+    def _ratio(self, cov: Tensor) -> Tensor:
+        """Eigenvalues of the covariance relative to the stationary one; raise where a density is missing."""
+        self._require_stable()
+        L = torch.linalg.cholesky(self.U)
+        ratio = torch.linalg.eigvalsh(L.mT @ cov @ L) / self.T
+        if not bool((ratio > 0).all()):
+            raise ValueError(
+                f"cov0: the covariance at time t has the eigenvalue {ratio.min().item():.3g} relative to the "
+                "stationary one: expected all > 0; a singular Gaussian has no density"
+            )
+        return ratio
+
+    def _require_stable(self) -> None:
+        unstable = self._rates[self._rates.real <= 0]
+        if len(unstable):
+            raise ValueError(
+                f"F has the eigenvalues {_numbers(unstable)} without a positive real part: expected a stable F where a "
+                "stationary law is asked for; at a saddle only Q, U, mean and cov exist"
+            )
+
+
+def _check_matrices(F: Tensor, D: Tensor) -> None:
+    for name, M in (("F", F), ("D", D)):
+        if M.ndim < 2 or M.shape[-1] != M.shape[-2] or M.shape[-1] < 1:
+            raise ValueError(f"{name} has shape {tuple(M.shape)}: expected square matrices (..., d, d)")
+        if M.dtype != torch.float64:
+            raise ValueError(f"{name} is {M.dtype}: expected torch.float64; convert it with .double()")
+        if not bool(torch.isfinite(M).all()):
+            raise ValueError(f"{name} has a NaN or an infinity: expected finite entries")
+    if F.shape != D.shape or F.device != D.device:
+        raise ValueError(
+            f"F has shape {tuple(F.shape)} on {F.device}, D {tuple(D.shape)} on {D.device}: expected the same of both"
+        )
+    size = D.abs().amax((-1, -2), keepdim=True)
+    if bool(((D - D.mT).abs() > 1e-10 * size).any()):
+        raise ValueError(f"D is not symmetric: it differs from its transpose by {(D - D.mT).abs().max().item():.3g}")
+    smallest = torch.linalg.eigvalsh(D)[..., 0]
+    if bool((smallest < -1e-10 * size[..., 0, 0]).any()):
+        raise ValueError(
+            f"D has the eigenvalue {smallest.min().item():.3g}: expected all >= 0, as it is a matrix of variances"
+        )
+
+
+def _check_pairs(rates: Tensor) -> None:
+    """Raise where two eigenvalues, or twice the same one, sum to zero."""
+    sums = rates.unsqueeze(-1) + rates.unsqueeze(-2)
+    size = rates.abs().amax(-1)[..., None, None].clamp_min(torch.finfo(torch.float64).tiny)
+    resonant = (sums.abs() <= RESONANT * size).nonzero()
+    if len(resonant):
+        *batch, i, j = resonant[0].tolist()
+        pair = rates[*batch][[i, j]]
+        raise ValueError(
+            f"F has the eigenvalues {_numbers(pair)}, which sum to zero: expected none such, also no zero eigenvalue; "
+            "then no matrix Q of (8) exists, or more than one; change F in these directions, for instance by weight decay"
+        )
+
+
+def _numbers(values: Tensor) -> list:
+    """A short vector for an error message; complex only where it must be."""
+    if values.is_complex() and not values.imag.any():
+        values = values.real
+    return [complex(f"{v:.4g}") if isinstance(v, complex) else float(f"{v:.4g}") for v in values.tolist()]
+
+
+def _flat(M: Tensor) -> Tensor:
+    return M.reshape(-1, *M.shape[-2:])
+
+
+def _trace(M: Tensor) -> Tensor:
+    return M.diagonal(dim1=-2, dim2=-1).sum(-1)
