@@ -34,8 +34,8 @@ class OrnsteinUhlenbeck:
     Raises
     ------
     ValueError
-        If the shapes differ, an entry is not finite, ``D`` is asymmetric or has a negative eigenvalue, ``T <= 0``, or two
-        eigenvalues of ``F`` sum to zero: then (8) has no solution, or many.
+        If the shapes differ, an entry is not finite, ``D`` is asymmetric or has a negative eigenvalue, ``T <= 0``, or
+        two eigenvalues of ``F`` sum to zero: then (8) has no solution, or many.
         Later, where a stationary law is asked for: if an eigenvalue of ``F`` has no positive real part. Where a density
         is asked for: if the noise does not reach every direction.
 
@@ -89,7 +89,7 @@ class OrnsteinUhlenbeck:
             direction = vectors.reshape(-1, *vectors.shape[-2:])[at][:, worst.indices.reshape(-1)[at]]
             raise ValueError(
                 f"D: no noise reaches the direction {_numbers(direction)}, so that the covariance is singular and "
-                "there is no potential; restrict F and D to the directions that are reached, or add a multiple of I to D"
+                "there is no potential; restrict F and D to the directions that are reached, or add some multiple of I"
             )
         return (vectors / sizes.unsqueeze(-2)) @ vectors.mT
 
@@ -210,7 +210,7 @@ def _check_pairs(rates: Tensor) -> None:
         pair = rates[*batch][[i, j]]
         raise ValueError(
             f"F has the eigenvalues {_numbers(pair)}, which sum to zero: expected none such, also no zero eigenvalue; "
-            "then no matrix Q of (8) exists, or more than one; change F in these directions, for instance by weight decay"
+            "then no matrix Q of (8) exists, or more than one; change F in these directions, as weight decay does"
         )
 
 
