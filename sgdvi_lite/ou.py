@@ -35,7 +35,7 @@ class OrnsteinUhlenbeck:
     ------
     ValueError
         If the shapes differ, an entry is not finite, ``D`` is asymmetric or has a negative eigenvalue, ``T <= 0``, or
-        two eigenvalues of ``F`` sum to zero: then (8) has no solution, or many.
+        two eigenvalues of ``F`` sum to zero: then the Lyapunov equation has no solution, or many.
         Later, where a stationary law is asked for: if an eigenvalue of ``F`` has no positive real part. Where a density
         is asked for: if the noise does not reach every direction.
 
@@ -210,7 +210,7 @@ def _check_pairs(rates: Tensor) -> None:
         pair = rates[*batch][[i, j]]
         raise ValueError(
             f"F has the eigenvalues {_numbers(pair)}, which sum to zero: expected none such, also no zero eigenvalue; "
-            "then no matrix Q of (8) exists, or more than one; change F in these directions, as weight decay does"
+            "then F S + S F^T = 2 D has no solution, or many; change F in these directions, as weight decay does"
         )
 
 
