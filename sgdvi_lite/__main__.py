@@ -8,7 +8,7 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from sgdvi_lite import experiments, nets, results
+from sgdvi_lite import experiments, nets, reports, results
 
 DEFAULT_FOLDER = "sgdvi-results"
 
@@ -51,7 +51,7 @@ def _run(args: argparse.Namespace) -> None:
     path = experiments.run(
         args.experiment, args.preset, chosen, folder=args.out, progress=not args.no_progress, force=args.force
     )
-    print(experiments.table(results.load(path)))
+    print(reports.table(results.load(path)))
     print(f"\n{'already there' if known else 'saved'}: {path}\nfigure: {path.with_suffix('.svg')}")
 
 
@@ -66,7 +66,7 @@ def _list(args: argparse.Namespace) -> None:
 
 def _show(args: argparse.Namespace) -> None:
     result = results.load(Path(args.result))
-    print(experiments.table(result) + "\n")
+    print(reports.table(result) + "\n")
     print(json.dumps(result.provenance, indent=2))
 
 

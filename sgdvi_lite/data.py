@@ -14,17 +14,14 @@ from pathlib import Path
 import numpy as np
 import pooch
 import torch
-from jaxtyping import Float, Float64, Int64
+from jaxtyping import Float, Int64
 from torch import Tensor
-from torch.nn.functional import avg_pool2d
+from torch.nn.functional import avg_pool2d, pad
 
-from sgdvi_lite import _arrays, _checks, _download
+from sgdvi_lite import _arrays, _checks, _download, _images
 
 NAMES = ("digits", *_download.SOURCES)
 """Names that :func:`load` knows."""
-
-_CHUNK = 2000
-_CONSTANT = 1e-8  # an image of which the standard deviation is below this is constant up to rounding
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -237,7 +234,7 @@ def standardise(dataset: Dataset) -> Dataset:
     channels = [channel.double() for channel in dataset.x_train.unbind(1)]  # one at a time in float64: less memory
     mean = torch.stack([channel.mean() for channel in channels])[:, None, None]
     std = torch.stack([channel.std(correction=0) for channel in channels])[:, None, None]
-    if (std < _CONSTANT).any():
+    if (std < _images.CONSTANT).any():
         raise ValueError(f"x_train: channel {int(std.argmin())} is constant; expected it to vary, so leave it out")
     return _map(dataset, lambda x: x.sub(mean.to(x.dtype)).div_(std.to(x.dtype)))
 
@@ -267,31 +264,31 @@ def gcn_zca(dataset: Dataset, epsilon: float = 0.1) -> Dataset:
     1.0
     """
     _checks.positive("epsilon", epsilon)
-    mean, whitener = _zca(dataset.x_train, epsilon)
-    return _map(dataset, lambda x: _by_chunks(lambda part: (_contrast(part) - mean) @ whitener, x))
+    mean, whitener = _images.zca(dataset.x_train, epsilon)
+    return _map(dataset, lambda x: _images.by_chunks(lambda part: (_images.contrast(part) - mean) @ whitener, x))
 
 
-def _zca(x: Float[Tensor, "N c h w"], epsilon: float) -> tuple[Float64[Tensor, " p"], Float64[Tensor, "p p"]]:
-    mean = sum(_contrast(part).sum(0) for part in x.split(_CHUNK)) / len(x)
-    centred = (_contrast(part) - mean for part in x.split(_CHUNK))
-    covariance = sum(part.T @ part for part in centred) / len(x)
-    values, vectors = torch.linalg.eigh(covariance)
-    return mean, (vectors * (values.clamp_min(0) + epsilon).rsqrt()) @ vectors.T
+def augment(x: Float[Tensor, "n c h w"], generator: torch.Generator) -> Float[Tensor, "n c h w"]:
+    """Shift each image by up to an eighth of its side in both directions, zeros moving in, and mirror half of them.
 
+    The paper augments CIFAR in this way. The random numbers are drawn on the CPU.
 
-def _contrast(x: Float[Tensor, "n c h w"]) -> Float64[Tensor, "n p"]:
-    """Mean 0 and variance 1 within each image; 0 where it is constant."""
-    x = x.flatten(1).double()
-    x = x - x.mean(1, keepdim=True)
-    std = x.square().mean(1, keepdim=True).sqrt()
-    return torch.where(std > _CONSTANT, x / std, torch.zeros_like(x))
-
-
-def _by_chunks(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    out = torch.empty_like(x)
-    for part, result in zip(x.split(_CHUNK), out.split(_CHUNK), strict=True):
-        result.copy_(function(part).view_as(part))
-    return out
+    Examples
+    --------
+    >>> import torch
+    >>> from sgdvi_lite import data
+    >>> data.augment(torch.ones(5, 3, 32, 32), torch.Generator().manual_seed(0)).shape
+    torch.Size([5, 3, 32, 32])
+    """
+    n, _, h, w = x.shape
+    reach = (h // 8, w // 8)
+    padded = pad(x, (reach[1], reach[1], reach[0], reach[0]))
+    top, left = (torch.randint(2 * r + 1, (n, 1), generator=generator) for r in reach)
+    rows, columns = top + torch.arange(h), left + torch.arange(w)
+    mirrored = torch.rand(n, 1, generator=generator) < 0.5
+    columns = torch.where(mirrored, columns.flip(1), columns)
+    picked = [t.to(x.device) for t in (torch.arange(n)[:, None, None], rows[:, :, None], columns[:, None, :])]
+    return padded.permute(0, 2, 3, 1)[*picked].permute(0, 3, 1, 2)
 
 
 def _map(dataset: Dataset, function: Callable[[Tensor], Tensor]) -> Dataset:

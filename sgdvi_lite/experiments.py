@@ -11,22 +11,18 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from matplotlib import pyplot as plt
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from tqdm.auto import tqdm
 
-from sgdvi_lite import _checks, data, linalg, nets, plots, results
+from sgdvi_lite import _checks, data, linalg, nets, reports, results
 from sgdvi_lite.diffusion import DiffusionMatrix
 from sgdvi_lite.sgd import SGD
-
-FLOAT32, FLOAT64 = (float(torch.finfo(dtype).eps) for dtype in (torch.float32, torch.float64))
 
 
 @dataclass(frozen=True)
@@ -35,7 +31,9 @@ class Spectrum:
 
     ``data`` is a name or an ``.npz`` (see :func:`sgdvi_lite.data.load`), ``pool`` the side to which its images are
     averaged, ``examples`` the number of training examples over which ``D`` is computed (the first of a random order;
-    all, if there are fewer), ``instants`` fractions of the epochs. The learning rate falls to zero along a cosine.
+    all, if there are fewer), ``instants`` fractions of the epochs. The learning rate falls to zero along a cosine. The
+    images are standardised or, with ``whiten``, contrast-normalised and ZCA-whitened; with ``augment`` they are shifted
+    and mirrored at random in training, and ``D`` is computed over one such copy of each.
     """
 
     data: str = "digits"
@@ -47,6 +45,8 @@ class Spectrum:
     batch_size: int = 64
     examples: int = 2000
     instants: tuple[float, ...] = (0.2, 0.4, 1.0)
+    whiten: bool = False
+    augment: bool = False
     seed: int = 0
     device: str = "cpu"
 
@@ -60,13 +60,13 @@ class Spectrum:
         if not 0 <= self.momentum < 1:
             raise ValueError(f"momentum = {self.momentum}: expected a number in [0, 1)")
         available_device(self.device)
-        if not all(0 < instant <= 1 for instant in self.instants):
-            raise ValueError(f"instants = {self.instants}: expected fractions of the training in (0, 1]")
+        if not all(0 <= instant <= 1 for instant in self.instants):
+            raise ValueError(f"instants = {self.instants}: expected fractions of the training in [0, 1]")
 
     @property
     def stops(self) -> list[int]:
-        """The epochs after which ``D`` is computed."""
-        return sorted({max(1, round(instant * self.epochs)) for instant in self.instants})
+        """The epochs after which ``D`` is computed; 0 is the initialisation."""
+        return sorted({max(instant > 0, round(instant * self.epochs)) for instant in self.instants})
 
     def rate(self, epoch: int) -> float:
         """Learning rate in an epoch: half a cosine from ``lr`` towards zero."""
@@ -83,8 +83,20 @@ def available_device(name: str) -> torch.device:
     return device
 
 
-PRESETS: dict[str, dict[str, Spectrum]] = {"spectrum": {"lite": Spectrum()}}
-"""Settings by experiment and preset."""
+_PAPER = Spectrum(examples=60_000, instants=(0.0, 0.2, 0.4, 1.0))
+_MNIST = replace(_PAPER, data="mnist", epochs=20)
+_CIFAR = replace(_PAPER, net="small-allcnn", epochs=200, lr=0.1, batch_size=128, whiten=True)
+PRESETS: dict[str, dict[str, Spectrum]] = {
+    "spectrum": {
+        "lite": Spectrum(),
+        "paper-mnist-lenet": replace(_MNIST, net="small-lenet"),
+        "paper-mnist-fc": replace(_MNIST, net="small-fc", pool=7),
+        "paper-cifar10": replace(_CIFAR, data="cifar10"),
+        "paper-cifar10-augmented": replace(_CIFAR, data="cifar10", augment=True),
+        "paper-cifar100": replace(_CIFAR, data="cifar100"),
+    }
+}
+"""Settings by experiment and preset: ``lite`` for two CPU cores, the others at the paper's size for a GPU."""
 
 
 def settings(experiment: str, preset: str, **changes) -> Spectrum:
@@ -152,19 +164,26 @@ def run(
         wall_seconds=seconds,
         experiment=experiment,
         settings=asdict(chosen) | {"data": Path(chosen.data).name},
+        changed_from_preset=_changes(chosen, PRESETS[experiment][preset]),
     )
     results.save(path, arrays, note)
     path.with_suffix(".partial.pt").unlink(missing_ok=True)
-    draw(results.load(path), path.with_suffix(".svg"))
+    reports.draw(results.load(path), path.with_suffix(".svg"))
     return path
 
 
+def _changes(chosen: Spectrum, preset: Spectrum) -> list[str]:
+    """Names of the settings that differ from the preset's."""
+    given, usual = asdict(chosen), asdict(preset)
+    return [name for name in given if given[name] != usual[name]]
+
+
 def prepare(chosen: Spectrum) -> data.Dataset:
-    """Load the data of an experiment, pool the images if asked, and standardise them."""
+    """Load the data of an experiment, pool the images if asked, and standardise or whiten them."""
     dataset = data.load(chosen.data)
     if chosen.pool is not None:
         dataset = data.average_pool(dataset, chosen.pool)
-    return data.standardise(dataset)
+    return data.gcn_zca(dataset) if chosen.whiten else data.standardise(dataset)
 
 
 def _spectrum(chosen: Spectrum, dataset: data.Dataset, partial: Path, progress: bool) -> tuple[dict, float]:
@@ -181,7 +200,7 @@ def _spectrum(chosen: Spectrum, dataset: data.Dataset, partial: Path, progress: 
     arrays |= {
         "N": np.array(N),
         "d": np.array(d),
-        "null": _null(N, d, float(arrays["trace"][-1]), chosen.seed),
+        "null": linalg.marchenko_pastur(N, d).numpy() * float(arrays["trace"][-1]) / d,
     }
     return arrays, time.monotonic() - started
 
@@ -193,6 +212,7 @@ def _start(chosen: Spectrum, dataset: data.Dataset) -> tuple[SGD, Tensor]:
     order = torch.randperm(len(dataset.x_train), generator=generator)[: chosen.examples]
     x, y = dataset.x_train.to(chosen.device), dataset.y_train.to(chosen.device)
     options = {"momentum": chosen.momentum, "nesterov": chosen.momentum > 0, "generator": generator}
+    options["transform"] = data.augment if chosen.augment else None
     trainer = SGD(model, cross_entropy, x, y, lr=chosen.rate, batch_size=chosen.batch_size, **options)
     return trainer, order
 
@@ -213,7 +233,10 @@ def _train(trainer: SGD, stop: int, progress: bool) -> None:
 
 def _row(trainer: SGD, dataset: data.Dataset, order: Tensor, progress: bool) -> dict[str, Tensor]:
     model = copy.deepcopy(trainer.model).double().eval()
-    x, y = trainer.x[order].double(), trainer.y[order]
+    x, y = trainer.x[order], trainer.y[order]
+    if trainer.transform:
+        x = trainer.transform(x, torch.Generator().manual_seed(trainer.epochs_done))
+    x = x.double()
     D = DiffusionMatrix.from_model(model, cross_entropy, x, y, progress=progress)
     row = {
         "epoch": trainer.epochs_done,
@@ -233,58 +256,3 @@ def error_rate(model: nn.Module, x: Tensor, y: Tensor, chunk: int = 4096) -> flo
     model.eval()
     parts = zip(x.split(chunk), y.split(chunk), strict=True)
     return sum(int((model(a.to(device)).argmax(1) != b.to(device)).sum()) for a, b in parts) / len(x)
-
-
-def _null(N: int, d: int, trace: float, seed: int) -> np.ndarray:
-    """Spectrum of the null model: N Gaussian gradients with isotropic covariance and the same trace."""
-    G = torch.randn(N, d, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    D = DiffusionMatrix.from_gradients(G)
-    return (D.eigenvalues(min(N, d)) * (trace / D.trace())).numpy()
-
-
-COLUMNS: dict[str, Callable[[dict, int], str]] = {
-    "epoch": lambda a, i: f"{a['epoch'][i]:d}",
-    "error train": lambda a, i: f"{a['train_error'][i]:.2%}",
-    "test": lambda a, i: f"{a['test_error'][i]:.2%}",
-    "eigenvalues mean +- std": lambda a, i: "{:.3g} +- {:.3g}".format(
-        *linalg.mean_and_std(float(a["trace"][i]), float(a["frobenius"][i]), int(a["d"]))
-    ),
-    "rank/d float32": lambda a, i: f"{_rank(a, i, FLOAT32) / a['d']:.2%}",
-    "float64": lambda a, i: f"{_rank(a, i, FLOAT64) / a['d']:.2%}",
-    "stable rank": lambda a, i: f"{linalg.stable_rank(torch.from_numpy(a['eigenvalues'][i])):.2f}",
-    "participation": lambda a, i: f"{linalg.participation_ratio(torch.from_numpy(a['eigenvalues'][i])):.2f}",
-    "N": lambda a, i: f"{a['N']:d}",
-    "d": lambda a, i: f"{a['d']:d}",
-}
-"""Columns of the table of ``spectrum``: the heading, and the text of a row from the arrays and the row's number."""
-
-
-def _rank(arrays: dict, i: int, eps: float) -> int:
-    return linalg.numerical_rank(torch.from_numpy(arrays["eigenvalues"][i]), int(arrays["d"]), eps)
-
-
-def table(result: results.Result) -> str:
-    """Return the table of a ``spectrum`` result as text: a line for each instant of the training."""
-    rows = [list(COLUMNS)]
-    rows += [[cell(result.arrays, i) for cell in COLUMNS.values()] for i in range(len(result.arrays["epoch"]))]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join("  ".join(t.rjust(w) for t, w in zip(row, widths, strict=True)) for row in rows)
-
-
-def draw(result: results.Result, path: Path | None = None) -> plt.Figure:
-    """Draw the spectra of a result, darker is later, with the rank's threshold and the isotropic null; save as SVG."""
-    arrays, note = result.arrays, result.provenance["settings"]
-    with plt.rc_context(plots.STYLE):
-        figure, ax = plt.subplots()
-        shades = plots.shades(plots.COLOURS[0], len(arrays["epoch"]))
-        for epoch, values, shade in zip(arrays["epoch"], arrays["eigenvalues"], shades, strict=True):
-            plots.spectrum(ax, values, "", color=shade, label=f"epoch {epoch}")
-        plots.spectrum(ax, arrays["null"], "isotropic noise", color=plots.COLOURS[1])
-        level = linalg.rank_threshold(float(arrays["eigenvalues"][-1].max()), int(arrays["d"]), FLOAT32)
-        plots.threshold(ax, level, "rank threshold, float32")
-        ax.set(title=f"{note['net']} on {note['data']}", ylim=(level / 1e3, None))
-        ax.legend(loc="lower left")
-        if path is not None:
-            results.write_atomically(path, lambda file: figure.savefig(file, format="svg", metadata={"Date": None}))
-        plt.close(figure)
-    return figure

@@ -6,8 +6,9 @@ A covariance matrix of size ``d`` is described here by its eigenvalues alone. On
 
 from __future__ import annotations
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 
@@ -112,3 +113,26 @@ def mean_and_std(trace: float, frobenius: float, d: int) -> tuple[float, float]:
     """
     mean = trace / d
     return mean, max(frobenius**2 / d - mean**2, 0.0) ** 0.5
+
+
+def marchenko_pastur(N: int, d: int) -> Float64[Tensor, " n"]:
+    """Expected spectrum of isotropic noise: the min(N, d) non-zero eigenvalues of the covariance of N gradients.
+
+    They are the quantiles of the law of Marchenko and Pastur (1967) for ``N`` independent gradients whose ``d`` entries
+    have variance 1, largest first, scaled so that their sum is ``d``, the trace. For large N and d a drawn spectrum is
+    close to them.
+
+    Examples
+    --------
+    >>> from sgdvi_lite import linalg
+    >>> null = linalg.marchenko_pastur(N=400, d=100)
+    >>> round(null[0].item(), 1), round(null[-1].item(), 1), round(null.sum().item())  # edges (1 +- 1/2)^2
+    (2.2, 0.3, 100)
+    """
+    ratio, n = d / N, min(N, d)
+    centre, half = 1 + ratio, 2 * ratio**0.5
+    angle = (np.arange(20_000) + 0.5) * np.pi / 20_000  # value = centre + half cos(angle): smooth at both edges
+    value = centre + half * np.cos(angle)
+    mass = np.cumsum(np.sin(angle) ** 2 / value)
+    spectrum = np.interp((np.arange(n) + 0.5) / n, mass / mass[-1], value)
+    return torch.from_numpy(spectrum * d / spectrum.sum())

@@ -156,3 +156,9 @@ def load(path: str | Path) -> Result:
 def find(folder: str | Path) -> list[Path]:
     """All result files in a folder, by name; none if there is no such folder."""
     return sorted(Path(folder).glob("*.npz"))
+
+
+def shipped() -> list[Path]:
+    """Return the results that come with the book, by name: from ``book/results``, or from the installed package."""
+    here = Path(__file__).resolve().parent
+    return find(here.parent / "book" / "results") or find(here / "shipped")

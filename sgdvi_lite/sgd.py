@@ -16,6 +16,7 @@ from sgdvi_lite.gradients import Loss
 
 SAMPLINGS = ("with", "without", "reshuffled")
 Schedule = Callable[[int], float]
+Transform = Callable[[Tensor, torch.Generator], Tensor]
 BatchGradient = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -83,6 +84,8 @@ class SGD:
         As in :func:`batches`.
     generator
         CPU generator of the batches and, through a seed drawn from it once an epoch, of dropout.
+    transform
+        Maps the inputs of a batch and a generator to the inputs that are used, such as ``data.augment``.
 
     Raises
     ------
@@ -105,13 +108,14 @@ class SGD:
         momentum: float = 0.0,
         nesterov: bool = False,
         sampling: str = "reshuffled",
+        transform: Transform | None = None,
     ):
         _checks.same_length("x", x, "y", y)
         batches(len(x), batch_size, sampling, generator)
         self.schedule = lr if callable(lr) else (lambda epoch: lr)
         _checks.positive("lr", self.schedule(0))
         self.model, self.loss, self.x, self.y = model, loss, x, y
-        self.batch_size, self.sampling, self.generator = batch_size, sampling, generator
+        self.batch_size, self.sampling, self.generator, self.transform = batch_size, sampling, generator, transform
         self.optimizer = torch.optim.SGD(model.parameters(), self.schedule(0), momentum, nesterov=nesterov)
         self.epochs_done = 0
 
@@ -134,7 +138,8 @@ class SGD:
     def _step(self, k: int, index: Tensor) -> float:
         index = index.to(self.x.device)
         self.optimizer.zero_grad()
-        value = self.loss(self.model(self.x[index]), self.y[index])
+        x = self.x[index] if self.transform is None else self.transform(self.x[index], self.generator)
+        value = self.loss(self.model(x), self.y[index])
         if not torch.isfinite(value):
             raise FloatingPointError(
                 f"loss = {value.item()} in epoch {self.epochs_done}, step {k}: training diverged; lower lr"

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from sgdvi_lite import experiments, results
+from sgdvi_lite import experiments, reports, results
 from sgdvi_lite.__main__ import main
 
 QUICK = {"net": "tiny-fc", "pool": 4, "epochs": 5, "examples": 60}
@@ -74,7 +74,7 @@ def test_different_settings_have_different_files(tmp_path):
 
 def test_the_table_says_what_the_arrays_say(path):
     result = results.load(path)
-    head, *lines = experiments.table(result).splitlines()
+    head, *lines = reports.table(result).splitlines()
     assert len(lines) == 3 and "rank/d float32" in head and "participation" in head
     spectrum = result.arrays["eigenvalues"][-1]
     d = int(result.arrays["d"])
@@ -82,6 +82,30 @@ def test_the_table_says_what_the_arrays_say(path):
     assert f"{full.mean():.3g} +- {full.std():.3g}" in lines[-1]
     assert f"{(spectrum > spectrum[0] * d * np.finfo(np.float32).eps).sum() / d:.2%}" in lines[-1]
     assert f"{spectrum.sum() / spectrum[0]:.2f}" in lines[-1]
+
+
+def test_provenance_names_what_was_changed_from_the_preset(path):
+    note = results.load(path).provenance
+    assert sorted(note["changed_from_preset"]) == ["epochs", "examples", "net", "pool"]
+
+
+def test_the_instant_zero_is_the_initialisation():
+    assert quick(instants=(0.0, 0.01, 1.0)).stops == [0, 1, 5]
+
+
+def test_an_augmented_and_whitened_run(tmp_path):
+    result = results.load(run(tmp_path, quick(augment=True, whiten=True, epochs=1, instants=(0.0, 1.0))))
+    assert result.arrays["epoch"].tolist() == [0, 1] and np.isfinite(result.arrays["eigenvalues"]).all()
+    plain = results.load(run(tmp_path, quick(whiten=True, epochs=1, instants=(0.0, 1.0))))
+    assert not np.allclose(result.arrays["trace"], plain.arrays["trace"])
+
+
+@pytest.mark.parametrize("preset", experiments.PRESETS["spectrum"])
+def test_presets_of_the_paper_have_the_paper_s_networks(preset):
+    chosen = experiments.settings("spectrum", preset)
+    if preset != "lite":
+        assert chosen.examples == 60_000 and chosen.instants == (0.0, 0.2, 0.4, 1.0)
+        assert chosen.net == ("small-allcnn" if "cifar" in preset else "small-fc" if "fc" in preset else "small-lenet")
 
 
 def test_the_error_rate_counts_wrong_labels():
@@ -114,7 +138,7 @@ def test_bad_settings_leave_nothing_behind(change, message, tmp_path):
 def test_an_unknown_experiment_or_preset():
     with pytest.raises(ValueError, match="experiment = 'tides': expected one of spectrum"):
         experiments.settings("tides", "lite")
-    with pytest.raises(ValueError, match="preset = 'huge': expected one of lite"):
+    with pytest.raises(ValueError, match="preset = 'huge': expected one of lite, paper-mnist-lenet"):
         experiments.settings("spectrum", "huge")
 
 

@@ -12,10 +12,10 @@ LIBRARY = Path(sgdvi_lite.__file__).parent
 MODULES = sorted(path for path in LIBRARY.glob("*.py") if path.name != "__init__.py")
 LAYERS = [
     {"_checks", "_fields", "_krylov", "_stencil", "linalg", "series", "symbolic"},
-    {"_arrays", "_download", "data", "nets"},
+    {"_arrays", "_download", "_images", "data", "nets"},
     {"_backends", "gradients", "diffusion", "sgd", "sde", "ou", "fokker_planck"},
     {"thermo"},
-    {"experiments", "results", "plots", "ledger", "slider"},
+    {"experiments", "reports", "results", "plots", "ledger", "slider"},
     {"__main__"},
 ]
 LAYER = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -2,6 +2,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from problems import generator
 
 from sgdvi_lite import linalg
 
@@ -70,3 +71,11 @@ def test_eigenvalues_are_sorted_and_rounding_is_not_negative():
     spectrum = linalg.eigenvalues(torch.outer(v, v))
     assert spectrum[0] == pytest.approx((v @ v).item())
     assert bool((spectrum[1:] >= 0).all() and (spectrum[1:] < 1e-14 * spectrum[0]).all())
+
+
+@pytest.mark.parametrize(("N", "d"), [(600, 200), (200, 600), (400, 400)])
+def test_the_law_of_marchenko_and_pastur_is_the_spectrum_of_drawn_isotropic_noise(N, d):
+    drawn = torch.linalg.svdvals(torch.randn(N, d, generator=generator(), dtype=torch.float64)).square() / N
+    law = linalg.marchenko_pastur(N, d)
+    assert len(law) == min(N, d) and law.sum().item() == pytest.approx(d)
+    assert (drawn - law).abs().mean() < 0.02 * law.mean()

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sgdvi_lite import data
+from sgdvi_lite import _images, data
 
 law = settings(deadline=None, max_examples=30)  # no deadline: how fast a machine is decides nothing here
 
@@ -134,7 +134,7 @@ def test_whitening_commutes_with_a_permutation_of_the_pixels(seed):
 def test_whitening_in_chunks_and_in_single_precision_is_the_same(monkeypatch):
     x = images(50, 3, 4, 4, 0)
     whole = data.gcn_zca(dataset(x)).x_train
-    monkeypatch.setattr(data, "_CHUNK", 7)
+    monkeypatch.setattr(_images, "CHUNK", 7)
     assert torch.allclose(data.gcn_zca(dataset(x)).x_train, whole, rtol=0, atol=1e-12)
     single = data.gcn_zca(dataset(x.float())).x_train
     assert single.dtype == torch.float32 and torch.allclose(single.double(), whole, rtol=0, atol=1e-5)
@@ -178,3 +178,20 @@ def test_the_first_images_of_a_random_order():
     for n in (0, len(digits.x_train) + 1):
         with pytest.raises(ValueError, match=rf"n = {n}: expected an integer in \[1, {len(digits.x_train)}\]"):
             draw(n)
+
+
+def test_augmentation_shifts_and_mirrors_and_nothing_else():
+    """Each augmented image is one of the 2 x 9 x 9 that a plain loop makes of it."""
+    g = torch.Generator().manual_seed(0)
+    x = torch.rand(6, 3, 32, 32, generator=g)
+    frame = torch.zeros(6, 3, 40, 40)
+    frame[:, :, 4:36, 4:36] = x
+    out, moves = data.augment(x, g), set()
+    for k in range(6):
+        windows = {(i, j): frame[k, :, i : i + 32, j : j + 32] for i in range(9) for j in range(9)}
+        found = [
+            (i, j, m) for (i, j), w in windows.items() for m in (0, 1) if torch.equal(w.flip(2) if m else w, out[k])
+        ]
+        assert len(found) == 1
+        moves.add(found[0])
+    assert len(moves) == 6 and {m for *_, m in moves} == {0, 1}
