@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import sparse
 from scipy.sparse.linalg import SuperLU, splu
+from threadpoolctl import threadpool_limits
 
 from sgdvi_lite import _checks, _fields, _krylov
 from sgdvi_lite._fields import Field
@@ -237,10 +238,11 @@ class FokkerPlanck:
         if not tolerance >= 1e-10:
             raise ValueError(f"tolerance = {tolerance}: expected a number >= 1e-10, above the rounding of the solver")
         out, now, longest = np.empty((len(times), *self.shape)), 0.0, np.inf
-        for k, time in enumerate(times):
-            if time > now:
-                rho, longest = self._advance(rho, time - now, tolerance, longest)
-            out[k], now = (rho / self.cell_area).reshape(self.shape), time
+        with threadpool_limits(1):  # vectors and small matrices: a second thread would only wait
+            for k, time in enumerate(times):
+                if time > now:
+                    rho, longest = self._advance(rho, time - now, tolerance, longest)
+                out[k], now = (rho / self.cell_area).reshape(self.shape), time
         return out
 
     def _advance(self, rho: np.ndarray, duration: float, tolerance: float, longest: float) -> tuple[np.ndarray, float]:
