@@ -35,7 +35,7 @@ class OrnsteinUhlenbeck:
     ------
     ValueError
         If the shapes differ, an entry is not finite, ``D`` is asymmetric or has a negative eigenvalue, ``T <= 0``, or
-        two eigenvalues of ``F`` sum to zero: then (8) has no solution, or many.
+        two eigenvalues of ``F`` sum to zero: then the Lyapunov equation has no solution, or many.
         Later, where a stationary law is asked for: if an eigenvalue of ``F`` has no positive real part. Where a density
         is asked for: if the noise does not reach every direction.
 
@@ -101,10 +101,16 @@ class OrnsteinUhlenbeck:
 
     def mean(self, t: float | Tensor, mean0: Tensor) -> Tensor:
         """Mean at time ``t`` from the mean ``(..., d)`` at time 0: exp(-F t) mean0."""
+        self._check_start("mean0", mean0, self.F.shape[-1:])
         return (self._propagator(t) @ mean0.unsqueeze(-1)).squeeze(-1)
 
     def cov(self, t: float | Tensor, cov0: Tensor) -> Tensor:
         """Covariance at time ``t`` from ``cov0`` ``(..., d, d)`` at time 0; also where there is no stationary law."""
+        self._check_start("cov0", cov0, self.F.shape[-2:])
+        if not torch.allclose(cov0, cov0.mT, rtol=0, atol=1e-10 * float(cov0.abs().max())):
+            raise ValueError(
+                f"cov0 differs from its transpose by {(cov0 - cov0.mT).abs().max():.3g}: expected symmetric"
+            )
         move, rest = self._propagator(t), self.T * self._S
         return rest + move @ (cov0 - rest) @ move.mT
 
@@ -150,6 +156,17 @@ class OrnsteinUhlenbeck:
         """Stochastic area E[x_i dx_j - x_j dx_i] / 2 per unit of time in the plane (i, j), ``(..., d, d)``: T Q."""
         self._require_stable()
         return self.T * self.Q
+
+    def _check_start(self, name: str, value: Tensor, ends: torch.Size) -> None:
+        """Raise unless the last dimensions, dtype and device fit the process and all entries are finite."""
+        d = "(..., " + ", ".join(map(str, ends)) + ")"
+        if value.shape[-len(ends) :] != ends or (value.dtype, value.device) != (self.F.dtype, self.F.device):
+            raise ValueError(
+                f"{name} has shape {tuple(value.shape)}, {value.dtype} on {value.device}: expected {d}, "
+                f"{self.F.dtype} on {self.F.device}"
+            )
+        if not bool(torch.isfinite(value).all()):
+            raise ValueError(f"{name} has a NaN or an infinity: expected finite entries")
 
     def _propagator(self, t: float | Tensor) -> Tensor:
         t = torch.as_tensor(t, dtype=self.F.dtype, device=self.F.device)
@@ -210,7 +227,7 @@ def _check_pairs(rates: Tensor) -> None:
         pair = rates[*batch][[i, j]]
         raise ValueError(
             f"F has the eigenvalues {_numbers(pair)}, which sum to zero: expected none such, also no zero eigenvalue; "
-            "then no matrix Q of (8) exists, or more than one; change F in these directions, as weight decay does"
+            "then F S + S F^T = 2 D has no solution, or many; change F in these directions, as weight decay does"
         )
 
 

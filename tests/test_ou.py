@@ -193,6 +193,23 @@ def test_noise_that_does_not_reach_a_direction():
         _ = ou.U
 
 
+def test_singular_noise_with_a_density_always_produces_infinite_entropy():
+    g = generator(5)
+    for rank in (1, 2, 3):
+        A, B = torch.randn(4, rank, generator=g).double(), torch.randn(4, 4, generator=g).double()
+        F = torch.eye(4).double() + B @ B.T + B - B.T
+        assert OrnsteinUhlenbeck(F, A @ A.T, 1.0).entropy_production.item() == np.inf
+
+
+def test_the_sum_of_squared_frequencies_is_bounded_and_rank_one_attains_it():
+    rates, v = torch.tensor([0.5, 1.0, 2.0, 3.0]).double(), torch.tensor([[1.0], [0.5], [-1.0], [2.0]]).double()
+    bound = (rates.sum() ** 2 - rates.square().sum()) / 2
+    one = OrnsteinUhlenbeck(torch.diag(rates), v @ v.T, 1.0)
+    more = OrnsteinUhlenbeck(torch.diag(rates), v @ v.T + 0.1 * torch.eye(4), 1.0)
+    assert one.frequencies.square().sum().item() == pytest.approx(bound.item(), rel=1e-10)
+    assert more.frequencies.square().sum() < bound
+
+
 def test_singular_noise_that_drives_a_current_produces_infinite_entropy():
     assert process("singular, controllable").entropy_production.item() == np.inf
     still = OrnsteinUhlenbeck(tensor([[2.0, 0.0], [0.0, 3.0]]), tensor([[1.0, 0.0], [0.0, 2.0]]), 1.0)
@@ -226,5 +243,16 @@ def test_bad_times_and_starts():
     ou = process()
     with pytest.raises(ValueError, match=r"t = -1.0: expected a time >= 0"):
         ou.mean(-1.0, START[0])
+    for bad, message in (
+        (torch.ones(3).double(), r"mean0 has shape \(3,\), torch.float64 on cpu: expected \(..., 2\)"),
+        (torch.ones(2), "mean0 has shape .* torch.float32 on cpu: expected"),
+        (tensor([np.nan, 0.0]), "mean0 has a NaN or an infinity"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            ou.mean(1.0, bad)
+    with pytest.raises(ValueError, match=r"cov0 has shape \(2,\).*expected \(..., 2, 2\)"):
+        ou.cov(1.0, START[0])
+    with pytest.raises(ValueError, match=r"cov0 differs from its transpose by 0\.5: expected symmetric"):
+        ou.free_energy(1.0, START[0], tensor([[1.0, 0.5], [0.0, 1.0]]))
     with pytest.raises(ValueError, match=r"cov0: the covariance at time t has the eigenvalue 0 .* expected all > 0"):
         ou.free_energy(0.0, START[0], torch.zeros(2, 2).double())

@@ -5,6 +5,7 @@ corrected or refuted; ``{errata}`` the misprints; ``{verdicts}`` what the verdic
 link to one.
 """
 
+import re
 from collections import Counter
 from itertools import groupby
 from pathlib import Path
@@ -16,6 +17,7 @@ from sphinx.util.docutils import SphinxDirective, SphinxRole
 from sgdvi_lite import ledger
 
 LEDGER_PAGE = "book/ledger"
+CHECK = re.compile(r"""\bledger\.check\(\s*["']([\w-]+)["']""")
 
 
 def chapter_files(root: Path) -> dict[int, Path]:
@@ -30,6 +32,11 @@ def chapter_title(path: Path) -> str:
     if not headings:
         raise ValueError(f"{path.name}: no line begins with '# '; a chapter needs a title")
     return headings[0]
+
+
+def chapter_checks(path: Path) -> Counter[str]:
+    """How many calls of ``ledger.check`` a chapter has for each claim; a call in a loop counts once."""
+    return Counter(CHECK.findall(path.read_text(encoding="utf-8")))
 
 
 def mark(verdict: str, text: str = "") -> nodes.inline:
@@ -147,7 +154,7 @@ class Findings(LedgerDirective):
 
 
 class Errata(LedgerDirective):
-    """The misprints: where, what is printed, what should stand there, and why."""
+    """The misprints: where, what is printed, what should stand there, why, and by what proof and test."""
 
     def _render(self, claims):
         return [self._section(claim) for claim in claims if claim.erratum]
@@ -159,12 +166,20 @@ class Errata(LedgerDirective):
             "Printed": self._markdown(claim.erratum["printed"]),
             "Corrected": self._markdown(claim.erratum["corrected"]),
             "Why": self._markdown(claim.note),
-            "Shown in": nodes.paragraph("", "", *self._chapter(claim.chapter)),
+            "Proof": nodes.paragraph("", "", *self._chapter(claim.chapter)),
+            "Test": nodes.paragraph("", self._test(claim)),
             "Ledger": nodes.paragraph("", "", claim_link(claim), nodes.Text(" "), mark(claim.verdict)),
         }
         items = [nodes.field("", nodes.field_name("", k), nodes.field_body("", v)) for k, v in fields.items()]
         listing = nodes.field_list("", *items, classes=["erratum"])
         return nodes.section("", nodes.title("", claim.label), listing, ids=[f"erratum-{claim.id}"])
+
+    def _test(self, claim):
+        """How often the chapter checks the claim."""
+        path = self.chapters.get(claim.chapter)
+        n = chapter_checks(path)[claim.id] if path else 0
+        plural = "check" if n == 1 else "checks"
+        return f"{n} {plural} of {claim.label} in the chapter, run whenever the book is built" if n else "none yet"
 
 
 class Verdicts(LedgerDirective):

@@ -2,11 +2,13 @@
 
 import ast
 import re
+from collections import Counter
 from dataclasses import dataclass, replace
 
 import pytest
 from IPython.core.inputtransformer2 import TransformerManager
 from jupytext import reads
+from ledger_pages import chapter_checks
 from notebooks import chapters
 
 from sgdvi_lite import ledger
@@ -94,7 +96,8 @@ def loose_claim(claim: ledger.Claim, chapter: Chapter | None) -> str:
         return f"{claim.id} is decided, but chapter {claim.chapter} does not check it"
     if claim.verdict in ("corrected", "fails") and not claim.note:
         return f"{claim.id} {claim.verdict}, but has no note"
-    return f"{claim.id} is corrected, but has no erratum" if claim.verdict == "corrected" and not claim.erratum else ""
+    wrong = claim.verdict in ("corrected", "fails") and not claim.erratum
+    return f"{claim.id} {claim.verdict}, but has no erratum" if wrong else ""
 
 
 # ---- the book ------------------------------------------------------------------------------------------------------
@@ -114,6 +117,11 @@ def book() -> list[Chapter]:
 def test_ledger_and_chapters_are_tied(book):
     assert book
     assert loose_ends(ledger.load(), book) == []
+
+
+def test_the_errata_page_counts_the_checks_that_are_there(book):
+    for path, chapter in zip(chapters(ROOT), book, strict=True):
+        assert chapter_checks(path) == Counter(chapter.checked)
 
 
 def test_every_claim_of_the_plan_is_in_the_ledger():
@@ -152,7 +160,7 @@ OPEN = ledger.Claim("two", "Two", "It may hold.", "open", "", 2)
 CORRECTED = replace(DECIDED, verdict="corrected", erratum=ERRATUM)
 
 
-@pytest.mark.parametrize("claim", [DECIDED, CORRECTED, replace(DECIDED, verdict="fails")])
+@pytest.mark.parametrize("claim", [DECIDED, CORRECTED, replace(CORRECTED, verdict="fails")])
 def test_what_is_tied_is_accepted(claim):
     assert loose_ends([claim, OPEN], [Chapter(1, ("one", "one")), Chapter(2, ())]) == []
 
@@ -166,7 +174,8 @@ def test_what_is_tied_is_accepted(claim):
         ([DECIDED, OPEN], {1: ("one", None)}, "chapter 1 checks None, which is no claim"),
         ([DECIDED, OPEN], {1: ("one",), 3: ("one",)}, "chapter 3 checks one, which belongs to chapter 1"),
         ([DECIDED, OPEN], {1: ("one",), 2: ("two",)}, "chapter 2 checks two, which is open"),
-        ([replace(CORRECTED, erratum=None)], {1: ("one",)}, "one is corrected, but has no erratum"),
+        ([replace(CORRECTED, erratum=None)], {1: ("one",)}, "one corrected, but has no erratum"),
+        ([replace(DECIDED, verdict="fails")], {1: ("one",)}, "one fails, but has no erratum"),
     ],
 )
 def test_a_loose_end_is_found(claims, checks, expected):

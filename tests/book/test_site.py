@@ -112,6 +112,14 @@ def test_errata_page_shows_every_erratum():
     assert headings == {claim.label for claim in ledger.load() if claim.erratum}
 
 
+def test_every_erratum_says_where_what_and_by_what_proof_and_test():
+    fields = ["Where", "Printed", "Corrected", "Why", "Proof", "Test", "Ledger"]
+    for listing in soup(SITE / "book/errata.html").select("article .erratum"):
+        names, texts = ([tag.get_text().strip().rstrip(":") for tag in listing.select(kind)] for kind in ("dt", "dd"))
+        assert names == fields and all(texts)
+        assert listing.select("dd")[4].find("a") and re.match(r"[1-9]\d* checks? of ", texts[5])
+
+
 def test_api_page_has_every_public_module():
     modules = {path.stem for path in (ROOT / "sgdvi_lite").glob("*.py") if not path.stem.startswith("_")}
     anchors = {tag["id"] for tag in soup(SITE / "book/api.html").find_all(id=re.compile("^module-"))}
