@@ -6,7 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from matplotlib import pyplot as plt
+from matplotlib import rc_context
+from matplotlib.figure import Figure
 
 from sgdvi_lite import linalg, plots, results
 
@@ -41,11 +42,12 @@ def table(result: results.Result) -> str:
     return "\n".join("  ".join(t.rjust(w) for t, w in zip(row, widths, strict=True)) for row in rows)
 
 
-def draw(result: results.Result, path: Path | None = None) -> plt.Figure:
+def draw(result: results.Result, path: Path | None = None) -> Figure:
     """Draw the spectra of a result, darker is later, with the rank's threshold and the isotropic null; save as SVG."""
     arrays, note = result.arrays, result.provenance["settings"]
-    with plt.rc_context(plots.STYLE):
-        figure, ax = plt.subplots()
+    with rc_context(plots.STYLE):  # without pyplot, whose interactive mode a notebook turns on at the first figure
+        figure = Figure()
+        ax = figure.subplots()
         shades = plots.shades(plots.COLOURS[0], len(arrays["epoch"]))
         for epoch, values, shade in zip(arrays["epoch"], arrays["eigenvalues"], shades, strict=True):
             plots.spectrum(ax, values, "", color=shade, label=f"epoch {epoch}")
@@ -56,5 +58,4 @@ def draw(result: results.Result, path: Path | None = None) -> plt.Figure:
         ax.legend(loc="lower left")
         if path is not None:
             results.write_atomically(path, lambda file: figure.savefig(file, format="svg", metadata={"Date": None}))
-        plt.close(figure)
     return figure

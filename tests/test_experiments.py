@@ -84,6 +84,13 @@ def test_the_table_says_what_the_arrays_say(path):
     assert f"{spectrum.sum() / spectrum[0]:.2f}" in lines[-1]
 
 
+def test_drawing_leaves_pyplot_alone(path, monkeypatch):
+    """A notebook turns interactive figures on at pyplot's first; were that inside our style, it would be undone."""
+    monkeypatch.setattr("matplotlib.pyplot.figure", lambda *a, **k: pytest.fail("pyplot was used"))
+    figure = reports.draw(results.load(path))
+    assert len(figure.axes[0].lines) == 3 + 2  # three instants, the null model, the threshold
+
+
 def test_provenance_names_what_was_changed_from_the_preset(path):
     note = results.load(path).provenance
     assert sorted(note["changed_from_preset"]) == ["epochs", "examples", "net", "pool"]
