@@ -36,6 +36,16 @@ def test_the_double_divergence_of_an_antisymmetric_field_vanishes(d):
     assert Q.T == -Q and zero(sy.div(sy.div_rows(Q, x), x))
 
 
+def test_matrices_of_fields_have_as_many_functions_as_they_may():
+    x = sy.coordinates(3)
+    D, Q = sy.symmetric_field("D", x), sy.antisymmetric_field("Q", x)
+    assert (
+        D == D.T and D[0, 2] == sp.Function("D13", real=True)(*x) and len(D.atoms(sp.core.function.AppliedUndef)) == 6
+    )
+    assert Q == -Q.T and Q[1, 2] == sp.Function("Q23", real=True)(*x) and Q[2, 1] == -Q[1, 2]
+    assert len(Q.atoms(sp.core.function.AppliedUndef)) == 3 and Q[0, 0] == 0
+
+
 @pytest.mark.parametrize("d", DIMENSIONS)
 def test_the_conventions_differ_by_a_drift_T_div_D(d):
     x, rho, b, D = fields(d)

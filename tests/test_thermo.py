@@ -28,6 +28,27 @@ def test_gaussians_on_a_grid_have_their_closed_forms():
     assert thermo.kl_divergence(rho, sigma, fp.cell_area) == pytest.approx(exact, rel=1e-9)
 
 
+def test_the_relative_entropy_of_gaussians_knows_the_mean_of_either():
+    cov, mean, mean_ss = np.diag([2.0, 0.5]), np.array([1.0, 2.0]), np.array([0.5, 3.0])
+    fp = FokkerPlanck(lambda p: -p, np.eye(2), 1.0, ((-12, 14), (-9, 14)), (130, 115))
+    on_grid = thermo.kl_divergence(gaussian(fp, cov, mean), gaussian(fp, np.eye(2), mean_ss), fp.cell_area)
+    assert thermo.gaussian_kl(mean, cov, mean_ss, np.eye(2)) == pytest.approx(on_grid, rel=1e-9)
+    assert thermo.gaussian_kl(mean, cov, mean, cov) == pytest.approx(0, abs=1e-15)
+
+
+def test_zeros_of_the_first_density_are_allowed_where_the_second_is_positive():
+    assert thermo.kl_divergence(np.array([0.0, 1.0]), np.array([0.5, 0.5]), 1.0) == pytest.approx(np.log(2))
+
+
+def test_entropy_production_does_not_depend_on_the_temperature_of_a_linear_rotation():
+    """F = I + lambda J, D = I: j = -lambda J x, E|j|^2 / T = 2 lambda^2 at every T."""
+    turn = np.array([[1.0, 0.7], [-0.7, 1.0]])
+    for T in (0.2, 0.5):
+        fp = FokkerPlanck(lambda p: -p @ turn.T, np.eye(2), T, ((-5, 5), (-5, 5)), (100, 100))
+        exact = gaussian(fp, T * np.eye(2))
+        assert thermo.entropy_production(fp, exact) == pytest.approx(2 * 0.7**2, rel=1e-6)
+
+
 def test_free_energy_is_T_times_kl_minus_T_log_Z():
     fp, Phi = well(60)
     T, rho = 0.7, gaussian(fp, 0.3 * np.eye(2), (0.5, 0.2))
