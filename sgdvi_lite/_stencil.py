@@ -1,8 +1,12 @@
 """Positive stencils: a diffusion tensor as a sum of one-dimensional diffusions along the links of a grid.
 
 Every symmetric positive definite 2 x 2 matrix is ``sum_k weight_k e_k e_k^T`` with three integer vectors ``e_k`` and
-weights that are not negative (Selling 1874). A flux along each ``e_k`` then discretises a full tensor, cross terms
-included, without ever making a negative rate.
+weights that are not negative. A flux along each ``e_k`` then discretises a full tensor, cross terms included, without
+ever making a negative rate.
+
+References
+----------
+Selling, Ueber die binären und ternären quadratischen Formen, J. reine angew. Math. 77 (1874), 143-229: the reduction.
 """
 
 from __future__ import annotations
