@@ -34,3 +34,23 @@ def minibatch_variance(values, b, replacement):
     means = [sum(values[i] for i in batch) / Fraction(b) for batch in batches]
     centre = sum(means) / len(means)
     return sum((m - centre) ** 2 for m in means) / len(means)
+
+
+def plain_sgd(model, loss, x, y, generator, *, n_steps, b, lr, momentum, nesterov, weight_decay):
+    """Weights at every step and losses of reshuffled SGD, by PyTorch's own optimiser, one module call at a time."""
+    optimizer = torch.optim.SGD(model.parameters(), lr, momentum, nesterov=nesterov, weight_decay=weight_decay)
+    flat, losses, order = lambda: torch.cat([p.detach().reshape(-1).clone() for p in model.parameters()]), [], []
+    weights = [flat()]
+    model.train()
+    for _ in range(n_steps):
+        if len(order) < b:
+            torch.randint(2**31, (), generator=generator)
+            order = torch.randperm(len(x), generator=generator)
+        batch, order = order[:b], order[b:]
+        optimizer.zero_grad()
+        value = loss(model(x[batch]), y[batch])
+        value.backward()
+        optimizer.step()
+        weights.append(flat())
+        losses.append(value.item())
+    return torch.stack(weights).numpy(), losses

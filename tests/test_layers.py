@@ -11,9 +11,31 @@ import sgdvi_lite
 LIBRARY = Path(sgdvi_lite.__file__).parent
 MODULES = sorted(path for path in LIBRARY.glob("*.py") if path.name != "__init__.py")
 LAYERS = [
-    {"_checks", "_fields", "_krylov", "_stencil", "linalg", "series", "symbolic"},
+    {
+        "_checks",
+        "_estimates",
+        "_fields",
+        "_files",
+        "_krylov",
+        "_stencil",
+        "_surrogates",
+        "linalg",
+        "series",
+        "symbolic",
+    },
     {"_arrays", "_download", "_images", "data", "nets"},
-    {"_backends", "gradients", "diffusion", "sgd", "sde", "ou", "fokker_planck"},
+    {"_backends", "gradients", "diffusion", "sde", "ou", "fokker_planck"}
+    | {
+        "_autograd",
+        "_fully_connected",
+        "_layers",
+        "_recording",
+        "_replicas",
+        "_sampling",
+        "_stepping",
+        "_store",
+        "sgd",
+    },
     {"thermo"},
     {"experiments", "reports", "results", "plots", "ledger", "slider"},
     {"__main__"},

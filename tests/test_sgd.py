@@ -6,6 +6,7 @@ from problems import CLASSES, SHAPES, examples, generator
 from torch.nn.functional import cross_entropy, mse_loss
 
 from sgdvi_lite import nets, sgd
+from sgdvi_lite._sampling import replica_batches
 
 
 def drawn(sampling, N=7, b=2, seed=0):
@@ -165,7 +166,7 @@ def test_reshuffled_replicas_have_the_variance_of_their_epoch():
 
 
 def test_each_reshuffled_epoch_of_a_replica_sees_every_example_once():
-    drawn = sgd._replica_batches(4, 6, 2, "reshuffled", generator())
+    drawn = replica_batches(4, 6, 2, "reshuffled", generator())
     for _ in range(2):
         epoch = torch.cat([next(drawn) for _ in range(3)], dim=1)
         assert torch.equal(epoch.sort(dim=1).values, torch.arange(6).expand(4, 6))
