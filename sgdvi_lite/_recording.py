@@ -120,7 +120,7 @@ def record(
         CPU generator of the batches and of dropout. Epochs draw as those of :class:`SGD`.
     engine
         ``auto``: for [Flatten], (Linear, [BatchNorm1d], ReLU)*, Linear with cross entropy on the CPU, forward and
-        backward passes by hand; ``autograd`` for all else, or always if asked. :attr:`Recording.engine` and the
+        backward passes by hand; ``autograd`` for all else, or always if asked. ``Recording.engine`` and the
         progress bar say which.
     checkpoint_seconds
         Time between checkpoints; at most that much is done again after a kill.
@@ -202,19 +202,9 @@ def _check(model, x, y, rates: dict, b: int, n_steps: int, every: int, sampling:
         raise ValueError(f"every = {every}: expected a divisor of n_steps = {n_steps}")
     _checks.one_of("engine", engine, ENGINES)
     batches(len(x), b, sampling, generator)
-    check_rates(rates["momentum"], rates["nesterov"], rates["weight_decay"])
+    _checks.momentum(rates["momentum"], rates["nesterov"])
+    if not (math.isfinite(rates["weight_decay"]) and rates["weight_decay"] >= 0):
+        raise ValueError(f"weight_decay = {rates['weight_decay']}: expected a finite number >= 0")
     kinds = {p.dtype for p in model.parameters()}
     if len(kinds) != 1 or not kinds <= set(DTYPES):
         raise ValueError(f"model has weights of {kinds}: expected one of torch.float32, torch.float64 for all of them")
-
-
-def check_rates(momentum: float, nesterov: bool, weight_decay: float) -> None:
-    """Raise unless the momentum is in [0, 1), above 0 for Nesterov's, and the weight decay is finite and >= 0."""
-    if not 0 <= momentum < 1:
-        raise ValueError(f"momentum = {momentum}: expected a number in [0, 1)")
-    if nesterov and not momentum:
-        raise ValueError(
-            "nesterov = True with momentum = 0: expected a momentum > 0; without momentum they are the same"
-        )
-    if not (math.isfinite(weight_decay) and weight_decay >= 0):
-        raise ValueError(f"weight_decay = {weight_decay}: expected a finite number >= 0")

@@ -23,6 +23,8 @@ def replicas(
     n_steps: int,
     *,
     generator: torch.Generator,
+    momentum: float = 0.0,
+    nesterov: bool = False,
     sampling: str = "with",
     every: int | None = None,
     progress: bool = False,
@@ -42,6 +44,8 @@ def replicas(
         Steps of each replica. In the time ``t = k lr`` of the chapters they last ``n_steps * lr``.
     generator
         A CPU generator of the batches.
+    momentum, nesterov
+        As in :class:`torch.optim.SGD`; the velocities begin at 0.
     sampling
         As in :func:`batches`; the replicas draw independently. ``reshuffled`` starts a new permutation after every
         ``N // batch_size`` steps.
@@ -60,7 +64,7 @@ def replicas(
     ------
     ValueError
         Before any work: if ``x0`` is no finite floating ``(n, d)``, ``lr <= 0``, ``batch_size > N``, the sampling is
-        unknown, ``every`` does not divide ``n_steps``, or ``gradient`` gives another shape.
+        unknown, the momentum not in [0, 1), ``every`` does not divide ``n_steps``, or ``gradient`` gives another shape.
     FloatingPointError
         If a weight becomes NaN or infinite; the step by which it did is named.
 
@@ -76,21 +80,29 @@ def replicas(
     True
     """
     _check_replicas(gradient, x0, N, lr, batch_size, n_steps, sampling, every)
+    _checks.momentum(momentum, nesterov)
     drawn = replica_batches(len(x0), N, batch_size, sampling, generator)
-    x, period = x0.clone(), every or n_steps
+    x, period, v = x0.clone(), every or n_steps, torch.zeros_like(x0) if momentum else None
     record = x0.new_empty(1 + n_steps // period, *x0.shape) if every else None
     if every:
         record[0] = x0
     with tqdm(total=n_steps, desc="SGD", unit="step", disable=not progress, leave=False) as bar:
         for k in range(n_steps // period):
             for _ in range(period):
-                x.sub_(gradient(x, next(drawn).to(x.device)), alpha=lr)
+                g = gradient(x, next(drawn).to(x.device))
+                x.sub_(g if v is None else _direction(g, v, momentum, nesterov), alpha=lr)
             if not bool(torch.isfinite(x).all()):
                 raise FloatingPointError(f"a weight is NaN or infinite by step {(k + 1) * period}: lower lr = {lr}")
             if every:
                 record[k + 1] = x
             bar.update(period)
     return x if record is None else record
+
+
+def _direction(g: Tensor, v: Tensor, momentum: float, nesterov: bool) -> Tensor:
+    """Where the weights go, per unit of the learning rate; the velocity is updated in place."""
+    v.mul_(momentum).add_(g)
+    return g.add(v, alpha=momentum) if nesterov else v
 
 
 def _check_replicas(

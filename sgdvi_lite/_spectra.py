@@ -194,7 +194,7 @@ def integrated_time(x: ArrayLike, c: float = 5.0, tolerance: float = 50.0) -> np
 
     Returns
     -------
-    ndarray
+    np.ndarray
         The time of each column, ``()`` or ``(c,)``. Its relative error is about ``sqrt(2 (2 M + 1) / n)``.
 
     Raises

@@ -169,7 +169,7 @@ def momentum_process(
     noise
         Covariance of the gradient of a batch ``(d, d)``: ``minibatch_factor(N, b, ...) * D``, batches independent.
     lr, momentum, nesterov
-        As in :func:`sgdvi_lite.sgd.record`.
+        As in :class:`torch.optim.SGD`.
 
     Raises
     ------
@@ -189,6 +189,7 @@ def momentum_process(
     """
     H, noise = np.atleast_2d(np.asarray(H, float)), np.atleast_2d(np.asarray(noise, float))
     _checks.positive("lr", lr)
+    _checks.momentum(momentum, nesterov)
     d, I = len(H), np.eye(len(H))  # noqa: E741
     if H.shape != (d, d) or noise.shape != (d, d):
         raise ValueError(f"H has shape {H.shape}, noise {noise.shape}: expected (d, d) for both")

@@ -83,8 +83,8 @@ def stationarity(left: ArrayLike, right: ArrayLike, n_batches: int = 20) -> Bala
 
     The two sides differ, summed over a run, by the difference of one quantity between its ends, :math:`(1-\mu)|y|^2 /
     2\eta - \mu\,y \cdot v`. So the test sees whether this has ceased to drift, and nothing else: a ratio of 1 is
-    necessary for stationarity and does not prove it. Weights in front of a batch-norm have :math:`x \cdot g = 0`
-    exactly, so without weight decay they are never stationary.
+    necessary for stationarity and does not prove it. Weights in front of a batch-norm have :math:`x \cdot g = 0`,
+    but for its small epsilon, so without weight decay they drift outwards for ever.
 
     Parameters
     ----------

@@ -263,6 +263,7 @@ def test_divergence_names_the_step_and_keeps_what_was_recorded(tmp_path, engine,
     kept = sgd.open_recording(tmp_path)
     assert kept.diverged == step and np.isfinite(kept.weights).all() and np.isfinite(kept.log).all()
     assert kept.done == len(kept.weights) - 1 and step - 2 <= kept.done < step
+    assert not np.load(tmp_path / "weights.npy")[kept.done + 1 :].any()
     with pytest.raises(FloatingPointError) as again:
         recorded.start(tmp_path, **change)
     assert str(again.value) == str(told.value)

@@ -181,10 +181,34 @@ def test_a_record_of_replicas_ends_with_their_last_weights(sampling):
     assert torch.equal(record[-1], many(sampling)) and not torch.equal(record[-1], record[-2])
 
 
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_replicas_with_momentum_have_its_exact_stationary_covariance(nesterov):
+    rates = {"momentum": 0.8, "nesterov": nesterov}
+    exact = series.momentum_process([[1.0]], [[5 / 3 / 2]], 0.3, **rates)
+    record = many(n_steps=121, every=1, **rates)[-2:, :, 0]
+    for found, value in ((record[1].var(), exact.covariance), (record.cov()[0, 1], exact.autocovariance(1))):
+        assert abs(found.item() - value.item()) < 3 * exact.covariance.item() * (2 / 40_000) ** 0.5
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_replicas_with_momentum_move_as_the_optimiser_does(nesterov):
+    x = torch.nn.Parameter(torch.zeros(1, 1, dtype=torch.float64))
+    optimizer = torch.optim.SGD([x], 0.3, 0.8, nesterov=nesterov)
+    options = {"N": 6, "lr": 0.3, "batch_size": 2, "n_steps": 9, "momentum": 0.8, "nesterov": nesterov}
+    end = sgd.replicas(pull, x.detach().clone(), generator=generator(5), **options)
+    drawn = replica_batches(1, 6, 2, "with", generator(5))
+    for _ in range(9):
+        x.grad = pull(x.detach(), next(drawn))
+        optimizer.step()
+    assert torch.allclose(x.detach(), end, rtol=0, atol=1e-14)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"lr": 0.0}, "lr = 0.0: expected a finite number > 0"),
+        ({"momentum": -0.1}, r"momentum = -0.1: expected a number in \[0, 1\)"),
+        ({"nesterov": True}, "nesterov = True with momentum = 0: expected a momentum > 0"),
         ({"batch_size": 7}, r"b = 7: expected an integer in \[1, 6\]"),
         ({"n_steps": 0}, "n_steps = 0: expected an integer >= 1"),
         ({"every": 7}, "every = 7: expected a divisor of n_steps = 60"),
