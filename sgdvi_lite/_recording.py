@@ -134,6 +134,8 @@ def record(
         are never changed.
     OSError
         Before any work, if the disk has no room for the recording.
+    RuntimeError
+        If another process is recording into the folder.
     FloatingPointError
         If the loss or a weight becomes NaN or infinite: the step is named. The snapshots before it stay;
         :func:`open_recording` reads them.
@@ -170,6 +172,7 @@ def record(
             Run(steps, store, generator, checkpoint_seconds).go(progress)
     finally:
         steps.finish()
+        store.close()
         model.eval()
     return open_recording(folder)
 

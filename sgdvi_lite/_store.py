@@ -13,12 +13,18 @@ import math
 import os
 import shutil
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from sgdvi_lite._files import write_atomically
+
+try:
+    import fcntl
+except ImportError:  # as on Windows: there nothing stops two processes from recording into one folder
+    fcntl = None
 
 COLUMNS = 4
 """Of the log: loss, w.g, v.v, v.g."""
@@ -53,6 +59,8 @@ class Store:
         If the folder holds another run or other files; nothing in it is changed.
     OSError
         If the disk has no room for the whole recording; nothing is written.
+    RuntimeError
+        If another process, or another call, is recording into the folder.
     """
 
     def __init__(self, folder: str | Path, run: dict, made: dict, rows: int, d: int, dtype: np.dtype):
@@ -62,6 +70,7 @@ class Store:
             _foresee(self.folder, sum(math.prod(shape) * kind.itemsize for shape, kind in shapes.values()) + 64 * d)
             note = json.dumps({"run": run, "made": made}, indent=1).encode()
             write_atomically(self.folder / "run.json", lambda file: file.write(note))
+        self._lock = _lock(self.folder)
         self.made = read_header(self.folder)["made"]
         self.state = read_state(self.folder)
         self._maps = [self._array(name, *shape) for name, shape in shapes.items()]
@@ -93,6 +102,10 @@ class Store:
             raise ValueError(f"{path} has shape {there.shape}: expected {shape}; the recording is damaged, remove it")
         return there
 
+    def close(self) -> None:
+        """Let others record into the folder."""
+        self._lock.close()
+
     def save(self, state: dict) -> None:
         """Write a checkpoint, after the arrays that it vouches for."""
         for mapped in self._maps:
@@ -112,6 +125,18 @@ def read_state(folder: Path) -> dict | None:
     """The last checkpoint in a folder, or None before the first."""
     path = folder / "state.pt"
     return torch.load(path, weights_only=True) if path.is_file() else None
+
+
+def _lock(folder: Path) -> IO:
+    """Take the folder for this process until the file returned is closed, or the process ends in whatever way."""
+    file = (folder / "run.json").open()
+    try:
+        if fcntl:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        file.close()
+        raise RuntimeError(f"folder = {str(folder)!r}: another process is recording there; wait for its end") from error
+    return file
 
 
 def _foresee(folder: Path, need: int) -> None:

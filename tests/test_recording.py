@@ -236,6 +236,26 @@ def test_other_data_or_a_folder_with_other_files_are_refused(tmp_path):
         sgd.open_recording(tmp_path / "b")
 
 
+def test_two_calls_never_record_into_one_folder(tmp_path, monkeypatch):
+    """The second is refused while the first is under way; afterwards it finds the finished run."""
+    from sgdvi_lite._stepping import Run
+
+    pytest.importorskip("fcntl")
+    chunk, told = Run._chunk, []
+
+    def meanwhile(self, *arguments):
+        if not told:
+            told.append(None)
+            with pytest.raises(RuntimeError, match="another process is recording there; wait for its end") as error:
+                recorded.start(tmp_path, n_steps=40)
+            told[0] = error
+        chunk(self, *arguments)
+
+    monkeypatch.setattr(Run, "_chunk", meanwhile)
+    _, _, made = recorded.start(tmp_path, n_steps=40)
+    assert told[0] is not None and np.array_equal(recorded.start(tmp_path, n_steps=40)[2].weights, made.weights)
+
+
 def test_a_disk_too_small_is_foreseen(tmp_path, monkeypatch):
     Usage = namedtuple("Usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(10**6, 10**6 - 10**5, 10**5))
