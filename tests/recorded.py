@@ -37,7 +37,7 @@ def slowly(begun, folder, kind, options):
 
     def with_a_rest(self, *arguments):
         chunk(self, *arguments)
-        time.sleep(0.02)
+        time.sleep(0.06)
 
     Run._chunk = with_a_rest
     torch.set_num_threads(1)

@@ -1,5 +1,7 @@
 """Time series: exact laws, closed forms, coverage of the error bars over many seeds."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from problems import generator
 from references import direct_autocorrelation, kronecker_lyapunov, periodograms, shoelace
+from scipy.stats import chi2
 
 from sgdvi_lite import OrnsteinUhlenbeck, series
 
@@ -137,6 +140,14 @@ def test_welch_is_the_mean_of_windowed_periodograms():
     assert np.allclose(series.spectrum(x, 64).density, periodograms(x, 64), rtol=1e-10)
 
 
+def test_the_interval_has_welchs_degrees_of_freedom():
+    """For Hann windows that overlap by half, 36 K^2 / (19 K - 1) of them with K windows."""
+    found = series.spectrum(series.white_noise(64 * 5, [[1.0]], generator=generator())[:, 0], 64)
+    nu = 36 * 9**2 / (19 * 9 - 1)
+    above, below = chi2.ppf([0.975, 0.025], nu)
+    assert np.allclose(found.low, found.density * nu / above) and np.allclose(found.high, found.density * nu / below)
+
+
 @pytest.mark.parametrize("process", [ar1(0.8), ar1(-0.5), series.momentum_process([[0.5]], [[1.0]], 0.2, 0.9)])
 def test_the_spectrum_of_increments_covers_the_exact_one_as_often_as_it_says(process):
     covered = []
@@ -207,6 +218,15 @@ def error_estimate(x):
     with pytest.raises(series.ShortSeriesError) as told:
         series.integrated_time(x)
     return told.value.estimate
+
+
+def test_stretches_drop_what_is_left_over_at_the_start():
+    value, error = series.batch_means([100.0, 1.0, 2.0, 3.0, 4.0], n_batches=2)
+    assert value == 2.5 and error == pytest.approx(np.std([1.5, 3.5], ddof=1) / 2**0.5)
+    x = torch.randn(6, 2, generator=generator(), dtype=torch.float64).numpy()
+    z = x - x.mean(0)
+    cross = [(a[0] * b[1] - a[1] * b[0]) / 2 for a, b in pairwise(z)]
+    assert series.stochastic_area(x, n_batches=2)[0][0, 1] == pytest.approx(np.mean(cross[1:]))
 
 
 def test_batch_means_have_the_error_of_a_correlated_mean():
