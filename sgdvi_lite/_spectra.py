@@ -68,7 +68,9 @@ def spectrum(x: ArrayLike, segment: int = 256, level: float = 0.95) -> Spectrum:
     _checks.count("segment", segment, low=4)
     _level(level)
     x = as_series("x", x, 2 * segment)
-    frequency, density = signal.welch(x, nperseg=segment, axis=0)
+    columns = x.reshape(len(x), -1).T  # one at a time: a trajectory of a network is large
+    density = np.stack([signal.welch(column, nperseg=segment)[1] for column in columns], axis=1)
+    frequency, density = np.arange(segment // 2 + 1) / segment, density.reshape(-1, *x.shape[1:])
     nu = _freedom(signal.get_window("hann", segment), len(x))
     inside = (frequency > 0) & (frequency < 0.5)
     frequency, density = frequency[inside], density[inside]
@@ -216,8 +218,8 @@ def integrated_time(x: ArrayLike, c: float = 5.0, tolerance: float = 50.0) -> np
     True
     """
     x = as_series("x", x, 4)
-    rho = autocorrelation(x, len(x) // 2).reshape(len(x) // 2 + 1, -1)
-    times = np.array([_windowed(column, c) for column in rho.T]).reshape(x.shape[1:])
+    columns = x.reshape(len(x), -1).T
+    times = np.array([_windowed(autocorrelation(v, len(x) // 2), c) for v in columns]).reshape(x.shape[1:])
     if not (tolerance * times <= len(x)).all():
         raise ShortSeriesError(
             f"x has {len(x)} samples and an autocorrelation time of about {times.max():.4g} or more: expected at least "
