@@ -112,8 +112,8 @@ def fit_linear(x: ArrayLike, *, reversible: bool = False) -> LinearProcess:
     x
         The series ``(n, d)``, or ``(n,)`` for AR(1).
     reversible
-        Take the symmetric part of the lag-one covariance: the closest process without a current, in which
-        :math:`A C(0) = C(0) A^\top`. All else that a linear process can show at these two lags stays.
+        Take the symmetric part of the lag-one covariance, so that :math:`A C(0) = C(0) A^\top`: a process with the
+        same covariance and without a current.
 
     Raises
     ------
