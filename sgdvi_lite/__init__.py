@@ -3,7 +3,22 @@
 The names that the book's quick start uses import from here; the modules hold one idea each.
 """
 
-from sgdvi_lite import data, gradients, ledger, linalg, nets, ou, plots, results, sde, sgd, slider, symbolic, thermo
+from sgdvi_lite import (
+    data,
+    gradients,
+    ledger,
+    linalg,
+    nets,
+    ou,
+    plots,
+    results,
+    sde,
+    series,
+    sgd,
+    slider,
+    symbolic,
+    thermo,
+)
 from sgdvi_lite.diffusion import DiffusionMatrix, minibatch_factor, temperature
 from sgdvi_lite.fokker_planck import FokkerPlanck
 from sgdvi_lite.ou import OrnsteinUhlenbeck
@@ -23,6 +38,7 @@ __all__ = [
     "plots",
     "results",
     "sde",
+    "series",
     "sgd",
     "slider",
     "symbolic",

@@ -23,6 +23,14 @@ def count(name: str, value: object, low: int = 1, high: int | None = None, remed
         raise ValueError(f"{name} = {value}: expected an integer {allowed}" + (f"; {remedy}" if remedy else ""))
 
 
+def momentum(value: float, nesterov: bool) -> None:
+    """Raise unless the momentum is in [0, 1), and above 0 for Nesterov's."""
+    if not 0 <= value < 1:
+        raise ValueError(f"momentum = {value}: expected a number in [0, 1)")
+    if nesterov and not value:
+        raise ValueError("nesterov = True with momentum = 0: expected a momentum > 0, or nesterov = False")
+
+
 def one_of(name: str, value: str, allowed) -> None:
     """Raise unless ``value`` is one of the ``allowed`` names."""
     if value not in allowed:

@@ -6,11 +6,8 @@ A result is an ``.npz`` without pickled objects; its provenance is JSON inside i
 from __future__ import annotations
 
 import json
-import os
 import platform
 import subprocess
-import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -18,6 +15,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+
+from sgdvi_lite._files import write_atomically
 
 _PACKAGES = ("sgdvi_lite", "torch", "numpy", "scipy", "scikit-learn")
 _REQUIRED = ("preset", "seed", "commit", "versions", "device", "wall_seconds", "data_sha256")
@@ -83,21 +82,6 @@ def _commit() -> str:
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return head + ("+changes" if changes.stdout.strip() else "")
-
-
-def write_atomically(path: str | Path, write: Callable) -> Path:
-    """Call ``write`` on a binary file that takes the name ``path`` only when it is complete."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, part = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            write(file)
-        os.replace(part, path)
-    except BaseException:
-        Path(part).unlink(missing_ok=True)
-        raise
-    return path
 
 
 def save(path: str | Path, arrays: dict[str, np.ndarray], provenance: dict) -> Path:

@@ -1,66 +1,26 @@
-"""Stochastic gradient descent: how batches are drawn, a run on a network that can be resumed, replicas of a finite sum.
+"""Stochastic gradient descent: how batches are drawn, training, long recorded runs, replicas of a finite sum.
 
 Batch indices are drawn on the CPU, so that every device sees the same data in the same order.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from sgdvi_lite import _checks
+from sgdvi_lite._recording import Recording, open_recording, record
+from sgdvi_lite._replicas import replicas
+from sgdvi_lite._sampling import SAMPLINGS, batches
 from sgdvi_lite.gradients import Loss
 
-SAMPLINGS = ("with", "without", "reshuffled")
+__all__ = ["SAMPLINGS", "SGD", "Recording", "batches", "open_recording", "record", "replicas", "run"]
+
 Schedule = Callable[[int], float]
 Transform = Callable[[Tensor, torch.Generator], Tensor]
-BatchGradient = Callable[[Tensor, Tensor], Tensor]
-
-
-def batches(N: int, b: int, sampling: str, generator: torch.Generator) -> Iterator[Tensor]:
-    """Indices of the ``N // b`` mini-batches of one epoch.
-
-    Parameters
-    ----------
-    N, b
-        Number of examples and batch size.
-    sampling
-        ``with``: each index uniform and independent. ``without``: each batch a fresh subset. ``reshuffled``: one
-        permutation cut into batches; where ``b`` does not divide ``N`` the rest of it is left out of this epoch.
-    generator
-        A CPU generator.
-
-    Raises
-    ------
-    ValueError
-        If ``sampling`` is unknown, ``b < 1`` or ``b > N``.
-
-    Examples
-    --------
-    >>> import torch
-    >>> from sgdvi_lite import sgd
-    >>> drawn = torch.cat(list(sgd.batches(6, 2, "reshuffled", torch.Generator().manual_seed(0))))
-    >>> sorted(drawn.tolist())
-    [0, 1, 2, 3, 4, 5]
-    """
-    _checks.one_of("sampling", sampling, SAMPLINGS)
-    _checks.count("N", N)
-    _checks.count("b", b, high=N, remedy="an epoch has N // b batches")
-    return _draw(N, b, sampling, generator)
-
-
-def _draw(N: int, b: int, sampling: str, generator: torch.Generator) -> Iterator[Tensor]:
-    order = torch.randperm(N, generator=generator) if sampling == "reshuffled" else None
-    for k in range(N // b):
-        if sampling == "with":
-            yield torch.randint(N, (b,), generator=generator)
-        elif sampling == "without":
-            yield torch.randperm(N, generator=generator)[:b]
-        else:
-            yield order[k * b : (k + 1) * b]
 
 
 class SGD:
@@ -78,7 +38,7 @@ class SGD:
         Learning rate, or a function of the epoch (counted from 0) that gives it.
     batch_size
         Examples in a batch.
-    momentum, nesterov
+    momentum, nesterov, weight_decay
         As in :class:`torch.optim.SGD`.
     sampling
         As in :func:`batches`.
@@ -107,6 +67,7 @@ class SGD:
         generator: torch.Generator,
         momentum: float = 0.0,
         nesterov: bool = False,
+        weight_decay: float = 0.0,
         sampling: str = "reshuffled",
         transform: Transform | None = None,
     ):
@@ -116,7 +77,8 @@ class SGD:
         _checks.positive("lr", self.schedule(0))
         self.model, self.loss, self.x, self.y = model, loss, x, y
         self.batch_size, self.sampling, self.generator, self.transform = batch_size, sampling, generator, transform
-        self.optimizer = torch.optim.SGD(model.parameters(), self.schedule(0), momentum, nesterov=nesterov)
+        options = {"momentum": momentum, "nesterov": nesterov, "weight_decay": weight_decay}
+        self.optimizer = torch.optim.SGD(model.parameters(), self.schedule(0), **options)
         self.epochs_done = 0
 
     def epoch(self) -> float:
@@ -191,104 +153,3 @@ def run(model: nn.Module, loss: Loss, x: Tensor, y: Tensor, *, epochs: int, prog
     _checks.count("epochs", epochs)
     trainer = SGD(model, loss, x, y, **options)
     return [trainer.epoch() for _ in tqdm(range(epochs), desc="SGD", unit="epoch", disable=not progress)]
-
-
-def replicas(
-    gradient: BatchGradient,
-    x0: Tensor,
-    N: int,
-    lr: float,
-    batch_size: int,
-    n_steps: int,
-    *,
-    generator: torch.Generator,
-    sampling: str = "with",
-    every: int | None = None,
-    progress: bool = False,
-) -> Tensor:
-    """Run many independent copies of constant-step SGD, ``x - lr * gradient``, on a finite sum of ``N`` losses.
-
-    Parameters
-    ----------
-    gradient
-        Maps the weights ``(n, d)`` of all replicas and the indices ``(n, b)`` of their mini-batches, on the device of
-        ``x0``, to the mean gradient ``(n, d)`` of each replica over its own batch.
-    x0
-        Weights at the start ``(n, d)``, float32 or float64; not modified.
-    N, lr, batch_size
-        Number of losses in the sum, learning rate, examples in a batch.
-    n_steps
-        Steps of each replica. In the time ``t = k lr`` of the chapters they last ``n_steps * lr``.
-    generator
-        A CPU generator of the batches.
-    sampling
-        As in :func:`batches`; the replicas draw independently. ``reshuffled`` starts a new permutation after every
-        ``N // batch_size`` steps.
-    every
-        Record the weights after every so many steps; it divides ``n_steps``. By default only the last are returned.
-    progress
-        Whether to show a progress bar.
-
-    Returns
-    -------
-    Tensor
-        Final weights ``(n, d)``, or, if ``every`` is given, the records ``(1 + n_steps // every, n, d)``, the first
-        of which is ``x0``.
-
-    Raises
-    ------
-    ValueError
-        Before any work: if ``x0`` is no finite floating ``(n, d)``, ``lr <= 0``, ``batch_size > N``, the sampling is
-        unknown, ``every`` does not divide ``n_steps``, or ``gradient`` gives another shape.
-    FloatingPointError
-        If a weight becomes NaN or infinite; the step by which it did is named.
-
-    Examples
-    --------
-    >>> import torch
-    >>> from sgdvi_lite import sgd
-    >>> a = torch.tensor([-1.0, 1.0])  # f_k = (x - a_k)^2 / 2
-    >>> g = torch.Generator().manual_seed(0)
-    >>> x = sgd.replicas(lambda x, index: x - a[index].mean(1, keepdim=True), torch.zeros(20_000, 1), N=2, lr=0.1,
-    ...                  batch_size=1, n_steps=100, generator=g)
-    >>> abs(x.var().item() - 0.1 / (2 - 0.1)) < 0.002  # exact for this step length
-    True
-    """
-    _check_replicas(gradient, x0, N, lr, batch_size, n_steps, sampling, every)
-    drawn = _replica_batches(len(x0), N, batch_size, sampling, generator)
-    x, period = x0.clone(), every or n_steps
-    record = x0.new_empty(1 + n_steps // period, *x0.shape) if every else None
-    if every:
-        record[0] = x0
-    with tqdm(total=n_steps, desc="SGD", unit="step", disable=not progress, leave=False) as bar:
-        for k in range(n_steps // period):
-            for _ in range(period):
-                x.sub_(gradient(x, next(drawn).to(x.device)), alpha=lr)
-            if not bool(torch.isfinite(x).all()):
-                raise FloatingPointError(f"a weight is NaN or infinite by step {(k + 1) * period}: lower lr = {lr}")
-            if every:
-                record[k + 1] = x
-            bar.update(period)
-    return x if record is None else record
-
-
-def _replica_batches(n: int, N: int, b: int, sampling: str, generator: torch.Generator) -> Iterator[Tensor]:
-    """Indices ``(n, b)`` of one step after the other, without end."""
-    while True:
-        if sampling == "with":
-            yield torch.randint(N, (n, b), generator=generator)
-            continue
-        order = torch.rand(n, N, generator=generator, dtype=torch.float64).argsort(dim=1)
-        for k in range(N // b if sampling == "reshuffled" else 1):
-            yield order[:, k * b : (k + 1) * b]
-
-
-def _check_replicas(
-    gradient: BatchGradient, x0: Tensor, N: int, lr: float, b: int, n_steps: int, sampling, every
-) -> None:
-    _checks.ensemble(x0, n_steps, every)
-    _checks.positive("lr", lr)
-    batches(N, b, sampling, torch.Generator())
-    shape = tuple(gradient(x0, torch.zeros(len(x0), b, dtype=torch.long, device=x0.device)).shape)
-    if shape != tuple(x0.shape):
-        raise ValueError(f"gradient gave shape {shape}: expected {tuple(x0.shape)}, one row for each replica")

@@ -11,9 +11,21 @@ import sgdvi_lite
 LIBRARY = Path(sgdvi_lite.__file__).parent
 MODULES = sorted(path for path in LIBRARY.glob("*.py") if path.name != "__init__.py")
 LAYERS = [
-    {"_checks", "_fields", "_krylov", "_stencil", "linalg", "series", "symbolic"},
+    {"_checks", "_fields", "_files", "_krylov", "_stencil", "linalg", "symbolic"}
+    | {"_currents", "_estimates", "_spectra", "_surrogates", "series"},
     {"_arrays", "_download", "_images", "data", "nets"},
-    {"_backends", "gradients", "diffusion", "sgd", "sde", "ou", "fokker_planck"},
+    {"_backends", "gradients", "diffusion", "sde", "ou", "fokker_planck"}
+    | {
+        "_sampling",
+        "_replicas",
+        "sgd",
+        "_recording",
+        "_stepping",
+        "_store",
+        "_autograd",
+        "_fully_connected",
+        "_layers",
+    },
     {"thermo"},
     {"experiments", "reports", "results", "plots", "ledger", "slider"},
     {"__main__"},

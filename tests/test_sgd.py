@@ -1,11 +1,14 @@
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 from problems import CLASSES, SHAPES, examples, generator
+from references import least_squares_moments
 from torch.nn.functional import cross_entropy, mse_loss
 
-from sgdvi_lite import nets, sgd
+from sgdvi_lite import nets, series, sgd
+from sgdvi_lite._sampling import replica_batches
 
 
 def drawn(sampling, N=7, b=2, seed=0):
@@ -165,7 +168,7 @@ def test_reshuffled_replicas_have_the_variance_of_their_epoch():
 
 
 def test_each_reshuffled_epoch_of_a_replica_sees_every_example_once():
-    drawn = sgd._replica_batches(4, 6, 2, "reshuffled", generator())
+    drawn = replica_batches(4, 6, 2, "reshuffled", generator())
     for _ in range(2):
         epoch = torch.cat([next(drawn) for _ in range(3)], dim=1)
         assert torch.equal(epoch.sort(dim=1).values, torch.arange(6).expand(4, 6))
@@ -178,10 +181,34 @@ def test_a_record_of_replicas_ends_with_their_last_weights(sampling):
     assert torch.equal(record[-1], many(sampling)) and not torch.equal(record[-1], record[-2])
 
 
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_replicas_with_momentum_have_its_exact_stationary_covariance(nesterov):
+    rates = {"momentum": 0.8, "nesterov": nesterov}
+    exact = series.momentum_process([[1.0]], [[5 / 3 / 2]], 0.3, **rates)
+    record = many(n_steps=121, every=1, **rates)[-2:, :, 0]
+    for found, value in ((record[1].var(), exact.covariance), (record.cov()[0, 1], exact.autocovariance(1))):
+        assert abs(found.item() - value.item()) < 3 * exact.covariance.item() * (2 / 40_000) ** 0.5
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_replicas_with_momentum_move_as_the_optimiser_does(nesterov):
+    x = torch.nn.Parameter(torch.zeros(1, 1, dtype=torch.float64))
+    optimizer = torch.optim.SGD([x], 0.3, 0.8, nesterov=nesterov)
+    options = {"N": 6, "lr": 0.3, "batch_size": 2, "n_steps": 9, "momentum": 0.8, "nesterov": nesterov}
+    end = sgd.replicas(pull, x.detach().clone(), generator=generator(5), **options)
+    drawn = replica_batches(1, 6, 2, "with", generator(5))
+    for _ in range(9):
+        x.grad = pull(x.detach(), next(drawn))
+        optimizer.step()
+    assert torch.allclose(x.detach(), end, rtol=0, atol=1e-14)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"lr": 0.0}, "lr = 0.0: expected a finite number > 0"),
+        ({"momentum": -0.1}, r"momentum = -0.1: expected a number in \[0, 1\)"),
+        ({"nesterov": True}, "nesterov = True with momentum = 0: expected a momentum > 0"),
         ({"batch_size": 7}, r"b = 7: expected an integer in \[1, 6\]"),
         ({"n_steps": 0}, "n_steps = 0: expected an integer >= 1"),
         ({"every": 7}, "every = 7: expected a divisor of n_steps = 60"),
@@ -201,3 +228,57 @@ def test_bad_starts_and_gradients_of_replicas():
         sgd.replicas(pull, torch.full((1, 1), torch.nan), **options)
     with pytest.raises(FloatingPointError, match="NaN or infinite by step 2000: lower lr"):
         sgd.replicas(pull, torch.ones(1, 1), **(options | {"lr": 3.0, "n_steps": 2000}))
+
+
+# ---- least squares: the exact solution in discrete time
+
+DESIGN = torch.tensor([[1.0, 0.2], [0.4, -1.0], [1.2, 1.0], [-0.3, 0.8], [0.9, -0.4], [0.1, 1.1]], dtype=torch.float64)
+ANSWERS = torch.tensor([1.0, -0.5, 0.3, 0.9, -1.2, 0.4], dtype=torch.float64)
+
+
+def fit(x, index):
+    a = DESIGN[index]
+    return ((a * x[:, None]).sum(-1) - ANSWERS[index]).unsqueeze(-1).mul(a).mean(1)
+
+
+def standard_errors(x):
+    """Of the entries of the mean and of the covariance of independent rows."""
+    z = x - x.mean(0)
+    products = z[:, :, None] * z[:, None]
+    return z.std(0) / len(x) ** 0.5, products.std(0) / len(x) ** 0.5
+
+
+@pytest.mark.parametrize("sampling", sgd.SAMPLINGS)
+def test_least_squares_has_the_exact_stationary_mean_and_covariance(sampling):
+    """Within three standard errors; reshuffled, at the ends of epochs, where also the mean is not the minimum."""
+    mean, covariance = least_squares_moments(DESIGN, ANSWERS, 0.4, 2, sampling)
+    start = torch.zeros(60_000, 2, dtype=torch.float64)
+    x = sgd.replicas(fit, start, 6, 0.4, 2, 60, generator=generator(3), sampling=sampling)
+    mean_error, covariance_error = standard_errors(x)
+    assert ((x.mean(0) - mean).abs() < 3 * mean_error).all()
+    assert ((x.T.cov() - covariance).abs() < 3 * covariance_error).all()
+    for other in set(sgd.SAMPLINGS) - {sampling}:
+        wrong = least_squares_moments(DESIGN, ANSWERS, 0.4, 2, other)[1]
+        assert ((x.T.cov() - wrong).abs() > 10 * covariance_error).any()
+
+
+def test_the_exact_moments_are_those_of_the_linear_process_where_the_noise_is_constant():
+    """One weight and a_k = 1: the Hessian of every batch is 1, the noise D / b."""
+    ones, y = torch.ones(6, 1, dtype=torch.float64), TARGETS
+    mean, covariance = least_squares_moments(ones, y, 0.3, 2, "with")
+    exact = series.momentum_process([[1.0]], [[5 / 3 / 2]], 0.3, 0.0).covariance
+    assert mean.item() == pytest.approx(0, abs=1e-14) and covariance.item() == pytest.approx(exact.item(), rel=1e-12)
+
+
+@pytest.mark.parametrize("sampling", sgd.SAMPLINGS)
+def test_a_recorded_run_of_least_squares_has_the_exact_covariance(tmp_path, sampling):
+    """The same from one long trajectory on a network of one linear layer, recorded every three steps: an epoch."""
+    _, covariance = least_squares_moments(DESIGN, ANSWERS, 0.4, 2, sampling)
+    model = torch.nn.Linear(2, 1, bias=False).double()
+    options = {"lr": 0.4, "batch_size": 2, "sampling": sampling, "generator": generator(2), "progress": False}
+    half = lambda out, y: ((out[:, 0] - y) ** 2).mean() / 2  # noqa: E731
+    made = sgd.record(model, half, DESIGN, ANSWERS, tmp_path, n_steps=18_000, every=3, **options)
+    x = made.weights[100:]
+    z = x - x.mean(0)
+    found, error = series.batch_means(z[:, :, None] * z[:, None])
+    assert (np.abs(found - covariance.numpy()) < 3 * error).all()

@@ -16,6 +16,7 @@ ALIASES = {
     "Tensor": "torch.Tensor",
     "nn.Module": "torch.nn.Module",
     "np.ndarray": "numpy.ndarray",
+    "ArrayLike": "numpy.typing.ArrayLike",
     "matplotlib.axes._axes.Axes": "matplotlib.axes.Axes",
     "scipy.sparse.linalg._interface.LinearOperator": "scipy.sparse.linalg.LinearOperator",
 }

@@ -1,0 +1,73 @@
+"""How the indices of mini-batches are drawn: on the CPU, so that every device sees the same data in the same order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from sgdvi_lite import _checks
+
+SAMPLINGS = ("with", "without", "reshuffled")
+
+
+def batches(N: int, b: int, sampling: str, generator: torch.Generator) -> Iterator[Tensor]:
+    """Indices of the ``N // b`` mini-batches of one epoch.
+
+    Parameters
+    ----------
+    N, b
+        Number of examples and batch size.
+    sampling
+        ``with``: each index uniform and independent. ``without``: each batch a fresh subset. ``reshuffled``: one
+        permutation cut into batches; where ``b`` does not divide ``N`` the rest of it is left out of this epoch.
+    generator
+        A CPU generator.
+
+    Raises
+    ------
+    ValueError
+        If ``sampling`` is unknown, ``b < 1`` or ``b > N``.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sgdvi_lite import sgd
+    >>> drawn = torch.cat(list(sgd.batches(6, 2, "reshuffled", torch.Generator().manual_seed(0))))
+    >>> sorted(drawn.tolist())
+    [0, 1, 2, 3, 4, 5]
+    """
+    _checks.one_of("sampling", sampling, SAMPLINGS)
+    _checks.count("N", N)
+    _checks.count("b", b, high=N, remedy="an epoch has N // b batches")
+    return _draw(N, b, sampling, generator)
+
+
+def _draw(N: int, b: int, sampling: str, generator: torch.Generator) -> Iterator[Tensor]:
+    order = torch.randperm(N, generator=generator) if sampling == "reshuffled" else None
+    for k in range(N // b):
+        if sampling == "with":
+            yield torch.randint(N, (b,), generator=generator)
+        elif sampling == "without":
+            yield torch.randperm(N, generator=generator)[:b]
+        else:
+            yield order[k * b : (k + 1) * b]
+
+
+def epoch(N: int, b: int, sampling: str, generator: torch.Generator) -> Tensor:
+    """The batches of one epoch at once, ``(N // b, b)``: the same numbers as :func:`batches` draws one by one."""
+    if sampling == "with":
+        return torch.randint(N, (N // b, b), generator=generator)
+    return torch.stack(list(_draw(N, b, sampling, generator)))
+
+
+def replica_batches(n: int, N: int, b: int, sampling: str, generator: torch.Generator) -> Iterator[Tensor]:
+    """Indices ``(n, b)`` of one step after the other, without end."""
+    while True:
+        if sampling == "with":
+            yield torch.randint(N, (n, b), generator=generator)
+            continue
+        order = torch.rand(n, N, generator=generator, dtype=torch.float64).argsort(dim=1)
+        for k in range(N // b if sampling == "reshuffled" else 1):
+            yield order[:, k * b : (k + 1) * b]
