@@ -4,14 +4,18 @@ The names that the book's quick start uses import from here; the modules hold on
 """
 
 from sgdvi_lite import data, gradients, ledger, linalg, nets, ou, plots, results, sde, sgd, slider, symbolic, thermo
-from sgdvi_lite.diffusion import DiffusionMatrix, minibatch_factor, temperature
+from sgdvi_lite._lanczos import Certificate, LimitError
+from sgdvi_lite.diffusion import DiffusionMatrix
 from sgdvi_lite.fokker_planck import FokkerPlanck
+from sgdvi_lite.minibatch import minibatch_factor, temperature
 from sgdvi_lite.ou import OrnsteinUhlenbeck
 
 __version__ = "0.1.0"
 __all__ = [
+    "Certificate",
     "DiffusionMatrix",
     "FokkerPlanck",
+    "LimitError",
     "OrnsteinUhlenbeck",
     "data",
     "gradients",

@@ -8,7 +8,7 @@ from problems import generator, gradients_with_spectrum, network_problem
 from references import autograd_gradients, diffusion_from_pairs, minibatch_variance
 from scipy.sparse.linalg import eigsh
 
-from sgdvi_lite import DiffusionMatrix, minibatch_factor, nets, temperature
+from sgdvi_lite import DiffusionMatrix, _backends, _sharding, minibatch_factor, nets, temperature
 
 BACKENDS = ["dense", "gram"]
 
@@ -129,10 +129,10 @@ def test_a_prescribed_spectrum_is_found(backend):
 
 @given(chunk=st.integers(1, 13), offset=st.floats(-1e4, 1e4))
 def test_streaming_neither_depends_on_chunks_nor_loses_digits_to_the_mean(chunk, offset):
-    from sgdvi_lite import _backends
-
     G = random_gradients(13, 4)
-    D = _backends.Dense.from_chunks((G + offset).split(chunk), 13).dense()
+    source = _backends.Stored(G + offset)
+    source.chunk = chunk
+    D = _backends.Dense.build(source, _sharding.Alone()).dense()
     assert torch.allclose(D, diffusion_from_pairs(G), rtol=0, atol=1e-10)
 
 
