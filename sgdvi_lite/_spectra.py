@@ -34,11 +34,17 @@ class Spectra:
 
     def largest(self, k: int) -> Tensor:
         """The ``k`` largest."""
-        if self._all_at_once(k):
-            known = self.all[:k]
-            return torch.cat([known, known.new_zeros(k - len(known))])
-        kth = lambda values: 0.999 * values[k - 1].item() if len(values) >= k else None  # noqa: E731
-        return self._leading(("k", k), kth).values[:k].clamp_min(0)
+        known = self.all[:k] if self._all_at_once(k) else self._leading(("k", k), self._kth(k)).values[:k]
+        return torch.cat([known, known.new_zeros(k - len(known))])
+
+    def _kth(self, k: int):
+        """A threshold just below the k-th Ritz value; rounding errors are not worth the search and count as zero."""
+        floor = linalg.rank_threshold(1.0, self.d, torch.finfo(self.backend.like.dtype).eps)
+
+        def threshold(values: Tensor) -> float | None:
+            return max(0.999 * values[k - 1].item(), floor * values[0].item()) if len(values) >= k else None
+
+        return threshold
 
     def above(self, eps: float) -> Certificate:
         """Those above the rank's threshold, with the reason why there are no more."""
@@ -60,7 +66,7 @@ class Spectra:
     def _limit(self) -> int:
         """Most Krylov vectors: what fits the memory, and for a stored matrix not more than pays."""
         room = int(self.memory / (6 * self.d * self.backend.like.element_size()))
-        return max(min(room, self.n if self.backend.name == "lanczos" else self.n // 4), 1)
+        return max(min(room, self.d if self.backend.name == "lanczos" else self.n // 4), 1)
 
     def _leading(self, key: tuple, threshold) -> Certificate:
         if key not in self._certificates:
