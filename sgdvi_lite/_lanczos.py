@@ -151,7 +151,7 @@ def leading(
     frobenius: float | None,
     limit: int,
     generator: torch.Generator,
-    block: int = 64,
+    block: int | None = None,
     progress: bool = False,
 ) -> Certificate:
     """Eigenvalues of a positive semi-definite matrix above a threshold, with a certificate that none is missing.
@@ -170,6 +170,8 @@ def leading(
         Most vectors in the Krylov space.
     generator
         CPU generator of the starting vectors.
+    block
+        Vectors that are multiplied at once; by default as many as leave 16 steps, at most 64.
 
     Raises
     ------
@@ -179,8 +181,9 @@ def leading(
     if trace <= 0:
         return Certificate(like.new_zeros(0), like.new_zeros(0), 0.0, "deterministic", 0.0, 0)
     limit, tolerance = min(limit, d), TOLERANCE[like.dtype]
+    block = block or max(min(8, limit), min(64, limit // 16))
     draw = lambda m: torch.randn(d, m, generator=generator, dtype=like.dtype).to(like.device)  # noqa: E731
-    krylov = Krylov(matmul, draw(min(block, limit)), limit)
+    krylov = Krylov(matmul, draw(block), limit)
     products, check_at = 0, block
     with tqdm(desc="Lanczos", unit="vector", total=limit, disable=not progress, leave=False) as bar:
         while krylov.extend():
