@@ -39,6 +39,7 @@ def _run_parser(run: argparse.ArgumentParser) -> None:
     run.add_argument("--examples", type=int, help="number of training examples over which D is computed")
     run.add_argument("--seed", type=int)
     run.add_argument("--device", help="cpu, cuda, cuda:1, ...")
+    run.add_argument("--arithmetic", choices=["float64", "float32"], help="of D; float32 keeps the leading eigenvalues")
     run.add_argument("--out", default=DEFAULT_FOLDER, help="folder of the results (default: %(default)s)")
     run.add_argument("--force", action="store_true", help="run again even if this result is there")
     run.add_argument("--no-progress", action="store_true", help="no progress bars")

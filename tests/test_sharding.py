@@ -52,9 +52,7 @@ def on_two_ranks(program, folder):
     here = Path(__file__).parent
     env = os.environ | {"PYTHONPATH": os.pathsep.join([str(here), str(here.parent)])}
     command = [sys.executable, str(path)]
-    ranks = [
-        subprocess.Popen([*command, str(r), str(folder / "out"), str(folder / "meet")], env=env) for r in range(2)
-    ]
+    ranks = [subprocess.Popen([*command, str(r), str(folder / "out"), str(folder / "meet")], env=env) for r in range(2)]
     assert [rank.wait(timeout=300) for rank in ranks] == [0, 0]
     return [torch.load(folder / f"out{r}") for r in range(2)]
 
