@@ -46,7 +46,7 @@ def _run_parser(run: argparse.ArgumentParser) -> None:
 
 
 def _run(args: argparse.Namespace) -> None:
-    names = ("data", "net", "pool", "epochs", "lr", "batch_size", "examples", "seed", "device")
+    names = ("data", "net", "pool", "epochs", "lr", "batch_size", "examples", "seed", "device", "arithmetic")
     chosen = experiments.settings(args.experiment, args.preset, **{name: getattr(args, name) for name in names})
     known = experiments.result_path(args.experiment, args.preset, chosen, args.out).exists() and not args.force
     path = experiments.run(
@@ -76,7 +76,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
     try:
         {"run": _run, "list": _list, "show": _show}[args.command](args)
-    except (ValueError, TypeError, OSError, FloatingPointError) as error:
+    except (ValueError, TypeError, OSError, FloatingPointError, MemoryError, RuntimeError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

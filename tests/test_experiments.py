@@ -196,6 +196,15 @@ def test_the_command_line_runs_lists_and_shows(tmp_path, capsys):
     assert json.loads(shown[shown.index("{") :])["settings"]["epochs"] == 5
 
 
+def test_every_setting_that_the_command_line_offers_is_taken(tmp_path, capsys):
+    given = ["--arithmetic", "float32", "--lr", "0.04", "--batch-size", "32", "--seed", "3", "--device", "cpu"]
+    assert main([*ARGUMENTS, *given, "--out", str(tmp_path)]) == 0
+    (saved,) = results.find(tmp_path)
+    chosen = results.load(saved).provenance["settings"]
+    names = {"arithmetic": "float32", "lr": 0.04, "batch_size": 32, "seed": 3, "device": "cpu", "epochs": 5}
+    assert {name: chosen[name] for name in names} == names
+
+
 def test_the_command_line_runs_on_a_file(tmp_path, capsys):
     rng = np.random.default_rng(0)
     arrays = {f"{kind}_{part}": None for kind in "xy" for part in ("train", "test")}
