@@ -37,6 +37,8 @@ serve: book ## show the site on http://localhost:8000 (another port: PORT=8001)
 
 bench: $(STAMP) ## time the library beside its peers
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet -e '.[bench]'
+	@# these two ask for torchvision, which would replace torch, and do not need it here
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps backpack-for-pytorch==1.7.1 curvlinops-for-pytorch==3.0.1
 	$(BIN)/python -m pytest tests/benchmarks --benchmark-only --benchmark-columns=min,median,stddev,rounds
 
 clean: ## remove the site, the execution cache and what tools leave behind

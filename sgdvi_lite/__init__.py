@@ -19,14 +19,18 @@ from sgdvi_lite import (
     symbolic,
     thermo,
 )
-from sgdvi_lite.diffusion import DiffusionMatrix, minibatch_factor, temperature
+from sgdvi_lite._lanczos import Certificate, LimitError
+from sgdvi_lite.diffusion import DiffusionMatrix
 from sgdvi_lite.fokker_planck import FokkerPlanck
+from sgdvi_lite.minibatch import minibatch_factor, temperature
 from sgdvi_lite.ou import OrnsteinUhlenbeck
 
 __version__ = "0.1.0"
 __all__ = [
+    "Certificate",
     "DiffusionMatrix",
     "FokkerPlanck",
+    "LimitError",
     "OrnsteinUhlenbeck",
     "data",
     "gradients",

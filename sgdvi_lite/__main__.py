@@ -39,13 +39,14 @@ def _run_parser(run: argparse.ArgumentParser) -> None:
     run.add_argument("--examples", type=int, help="number of training examples over which D is computed")
     run.add_argument("--seed", type=int)
     run.add_argument("--device", help="cpu, cuda, cuda:1, ...")
+    run.add_argument("--arithmetic", choices=["float64", "float32"], help="of D; float32 keeps the leading eigenvalues")
     run.add_argument("--out", default=DEFAULT_FOLDER, help="folder of the results (default: %(default)s)")
     run.add_argument("--force", action="store_true", help="run again even if this result is there")
     run.add_argument("--no-progress", action="store_true", help="no progress bars")
 
 
 def _run(args: argparse.Namespace) -> None:
-    names = ("data", "net", "pool", "epochs", "lr", "batch_size", "examples", "seed", "device")
+    names = ("data", "net", "pool", "epochs", "lr", "batch_size", "examples", "seed", "device", "arithmetic")
     chosen = experiments.settings(args.experiment, args.preset, **{name: getattr(args, name) for name in names})
     known = experiments.result_path(args.experiment, args.preset, chosen, args.out).exists() and not args.force
     path = experiments.run(
@@ -75,7 +76,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
     try:
         {"run": _run, "list": _list, "show": _show}[args.command](args)
-    except (ValueError, TypeError, OSError, FloatingPointError) as error:
+    except (ValueError, TypeError, OSError, FloatingPointError, MemoryError, RuntimeError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

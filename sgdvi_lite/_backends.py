@@ -2,42 +2,91 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+import math
+from collections.abc import Iterator
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from sgdvi_lite import linalg
+from sgdvi_lite import _factors, linalg
+from sgdvi_lite._factors import Outer, Part, Rows
+from sgdvi_lite._sharding import Group
+from sgdvi_lite.gradients import Network
+
+BLOCK = 1024
+"""Columns or examples in one block of a product of which half a triangle is computed."""
 
 
-@dataclass(frozen=True)
+class Stored:
+    """Given gradients (N, d), in the form that the back-ends read."""
+
+    how = "given"
+
+    def __init__(self, gradients: Tensor):
+        (self.N, self.d), self.like = gradients.shape, gradients.new_empty(0)
+        self.chunk, self._gradients = min(self.N, 4 * BLOCK), gradients
+
+    def parts(self, progress: bool = False) -> Iterator[list[Part]]:
+        """The gradients, in pieces, as they are."""
+        return ([Rows(rows)] for rows in self._gradients.split(self.chunk))
+
+    def chunks(self, progress: bool = False, out: Tensor | None = None) -> Iterator[Tensor]:
+        """Copies of the pieces; the gradients themselves are not modified."""
+        return (_factors.rows(part, None if out is None else out[: len(part[0].rows)]) for part in self.parts())
+
+
+Source = Network | Stored
+
+
+def _norm(matrix: Tensor) -> float:
+    """Frobenius norm, added up in float64 (in float32 torch loses four digits)."""
+    return math.sqrt(sum(row.double().square().sum().item() for row in matrix.split(BLOCK)))
+
+
+def _add_half(S: Tensor, C: Tensor) -> None:
+    """Add the upper half of ``C^T C`` to ``S``, block by block."""
+    for j in range(0, len(S), BLOCK):
+        S[j : j + BLOCK, j:].addmm_(C[:, j : j + BLOCK].T, C[:, j:])
+
+
+def _mirror(S: Tensor) -> Tensor:
+    """Copy the upper half of ``S`` to the lower one."""
+    for j in range(0, len(S), BLOCK):
+        S[j + BLOCK :, j : j + BLOCK] = S[j : j + BLOCK, j + BLOCK :].T
+    return S
+
+
 class Dense:
     """The matrix itself, (d, d)."""
 
-    matrix: Tensor
     name = "dense"
 
-    @classmethod
-    def from_chunks(cls, parts: Iterable[Tensor], N: int) -> Dense:
-        """Streamed covariance, updated pairwise so that no large numbers cancel (Chan, Golub and LeVeque)."""
-        seen, mean, scatter = 0, None, None
-        for G in parts:
-            n, part_mean = len(G), G.mean(0)
-            centred = G - part_mean
-            if scatter is None:
-                mean, scatter = part_mean, centred.T @ centred
-            else:
-                shift = part_mean - mean
-                scatter.addmm_(centred.T, centred).addr_(shift, shift, alpha=seen * n / (seen + n))
-                mean = mean + shift * (n / (seen + n))
-            seen += n
-        return cls(scatter.div_(N))
+    def __init__(self, matrix: Tensor):
+        self.matrix = self.like = matrix
+        self.d = self.noise_size = len(matrix)
 
-    @property
-    def like(self) -> Tensor:
-        return self.matrix
+    @classmethod
+    def build(cls, source: Source, group: Group, progress: bool = False) -> Dense:
+        """Streamed covariance, updated pairwise so that no large numbers cancel (Chan, Golub and LeVeque)."""
+        seen, d = 0, source.d
+        mean, scatter = source.like.new_zeros(d), source.like.new_zeros(d, d)
+        buffer = source.like.new_empty(source.chunk + 1, d)
+        for G in source.chunks(progress, buffer[:-1]):
+            n, part_mean = len(G), G.mean(0)
+            buffer[n] = (part_mean - mean) * math.sqrt(seen * n / (seen + n))
+            G -= part_mean
+            _add_half(scatter, buffer[: n + 1])
+            mean += (part_mean - mean) * (n / (seen + n))
+            seen += n
+        N = int(group.sum(torch.tensor(seen)))
+        centre = group.sum(mean * (seen / N)) if group.size > 1 else mean
+        _add_half(scatter, (mean - centre)[None] * math.sqrt(seen))
+        return cls(_mirror(group.sum(scatter).div_(N)))
+
+    @staticmethod
+    def bytes_needed(source: Source, N: int) -> float:
+        return (source.d**2 + source.chunk * source.d) * source.like.element_size()
 
     def matmul(self, V: Tensor) -> Tensor:
         return self.matrix @ V
@@ -45,61 +94,182 @@ class Dense:
     def dense(self) -> Tensor:
         return self.matrix.clone()
 
+    @cached_property
     def trace(self) -> float:
-        return self.matrix.trace().item()
+        return self.matrix.diagonal().double().sum().item()
 
+    @cached_property
     def frobenius_norm(self) -> float:
-        return torch.linalg.matrix_norm(self.matrix).item()
+        return _norm(self.matrix)
 
     def eigenvalues(self) -> Tensor:
         return linalg.eigenvalues(self.matrix)
 
-    def square_root(self) -> Tensor:
+    @cached_property
+    def _root(self) -> Tensor:
         values, vectors = torch.linalg.eigh(self.matrix)
         return vectors * values.clamp_min(0).sqrt()
 
+    def root_matmul(self, Z: Tensor) -> Tensor:
+        return self._root @ Z
 
-@dataclass(frozen=True)
+
 class Gram:
-    """Centred gradients divided by sqrt(N), C (N, d) with D = C^T C: small where N < d."""
+    """Gradients of all examples, those of linear layers as factors, and their (N, N) inner products: small where N < d.
 
-    C: Tensor
+    ``D = C^T C`` with the centred gradients ``C (N, d)`` divided by sqrt(N). Rows are centred, which is exact. Outer
+    products cannot be: their mean is taken off the inner products instead, unless it is so large that digits would be
+    lost; then the rows are formed after all.
+    """
+
     name = "gram"
+    LOSS = 100.0
+
+    def __init__(self, parts: list[Part], N: int):
+        self.N = self.noise_size = N
+        self.like = parts[0].tensors()[0]
+        self.d = sum(part.width for part in parts)
+        self.parts = [Rows(p.rows - p.rows.mean(0)) if isinstance(p, Rows) else p for p in parts]
 
     @classmethod
-    def from_chunks(cls, parts: Iterable[Tensor], N: int) -> Gram:
-        G = torch.cat(list(parts))
-        return cls((G - G.mean(0)) / N**0.5)
+    def build(cls, source: Source, group: Group, progress: bool = False) -> Gram:
+        chunks = list(source.parts(progress))
+        parts = [_join([chunk[k] for chunk in chunks], group) for k in range(len(chunks[0]))]
+        return cls(parts, len(parts[0].tensors()[0]))
 
-    @property
-    def like(self) -> Tensor:
-        return self.C
+    @staticmethod
+    def bytes_needed(source: Source, N: int) -> float:
+        width = sum(t.shape[1] for part in next(iter(source.parts())) for t in part.tensors())
+        return (2 * width + 2 * N) * N * source.like.element_size()
 
     @cached_property
     def gram(self) -> Tensor:
-        return self.C @ self.C.T
+        """Inner products of the centred gradients, divided by N."""
+        K = self._inner_products()
+        of_mean = K.mean().item()
+        K -= K.mean(0)
+        K -= K.mean(1)[:, None]
+        if of_mean > self.LOSS * K.diagonal().mean().item() and any(isinstance(p, Outer) for p in self.parts):
+            rows = _factors.rows(self.parts)
+            self.parts = [Rows(rows - rows.mean(0))]
+            K = self._inner_products()
+        return K.div_(self.N)
+
+    def _inner_products(self) -> Tensor:
+        K = self.like.new_zeros(self.N, self.N)
+        size = 2 * BLOCK
+        for i in range(0, self.N, size):
+            for j in range(i, self.N, size):
+                block = K[i : i + size, j : j + size]
+                for part in self.parts:
+                    _take(part, i, size).add_gram(_take(part, j, size), block)
+                if j > i:
+                    K[j : j + size, i : i + size] = block.T
+        return K
+
+    def _blocks(self) -> Iterator[tuple[int, list[Part]]]:
+        self.gram  # noqa: B018  after this the parts are those that lose no digits
+        for i in range(0, self.N, BLOCK):
+            yield i, [_take(part, i, BLOCK) for part in self.parts]
 
     def matmul(self, V: Tensor) -> Tensor:
-        return self.C.T @ (self.C @ V)
+        columns = V if V.ndim == 2 else V[:, None]
+        U = torch.cat([_apply(parts, columns) for _, parts in self._blocks()])
+        return self._transposed(U - U.mean(0)).div_(self.N).view(V.shape)
+
+    def _transposed(self, U: Tensor) -> Tensor:
+        out = U.new_zeros(self.d, U.shape[1])
+        for i, parts in self._blocks():
+            out += torch.cat([part.transposed_matmul(U[i : i + BLOCK]) for part in parts])
+        return out
 
     def dense(self) -> Tensor:
-        return self.C.T @ self.C
+        mean = self._transposed(self.like.new_full((self.N, 1), 1 / self.N))[:, 0]
+        S = self.like.new_zeros(self.d, self.d)
+        for _, parts in self._blocks():
+            _add_half(S, _factors.rows(parts) - mean)
+        return _mirror(S.div_(self.N))
 
+    @cached_property
     def trace(self) -> float:
-        return self.C.square().sum().item()
+        return self.gram.diagonal().double().sum().item()
 
+    @cached_property
     def frobenius_norm(self) -> float:
-        return torch.linalg.matrix_norm(self.gram).item()
+        return _norm(self.gram)
 
     def eigenvalues(self) -> Tensor:
         return linalg.eigenvalues(self.gram)
 
-    def square_root(self) -> Tensor:
-        return self.C.T
+    def root_matmul(self, Z: Tensor) -> Tensor:
+        return self._transposed(Z - Z.mean(0)).div_(math.sqrt(self.N))
 
 
-def choose(backend: str, N: int, d: int) -> type[Dense] | type[Gram]:
-    """The class of that name; ``auto`` takes the smaller matrix, (N, N) or (d, d)."""
-    if backend == "auto":
-        return Gram if N < d else Dense
-    return {"dense": Dense, "gram": Gram}[backend]
+def _take(part: Part, start: int, size: int) -> Part:
+    return type(part)(*(t[start : start + size] for t in part.tensors()))
+
+
+def _join(parts: list[Part], group: Group) -> Part:
+    return type(parts[0])(*(group.gather(torch.cat(ts)) for ts in zip(*(p.tensors() for p in parts), strict=True)))
+
+
+def _apply(parts: list[Part], V: Tensor) -> Tensor:
+    blocks = V.split([part.width for part in parts])
+    return sum(part.matmul(block) for part, block in zip(parts, blocks, strict=True))
+
+
+class Recomputed:
+    """No matrix at all: the gradients are computed anew, chunk by chunk, for every product."""
+
+    name = "lanczos"
+
+    def __init__(self, source: Source, group: Group, progress: bool = False):
+        self.source, self.group, self.progress = source, group, progress
+        self.d, self.like = source.d, source.like
+        self.N = self.noise_size = int(group.sum(torch.tensor(source.N)))
+        self._buffer = source.like.new_empty(source.chunk, source.d)
+        self.mean = group.sum(sum(G.sum(0) for G in source.chunks(progress, self._buffer)) / self.N)
+        squares = sum(G.double().square().sum() for G in self._centred())
+        self.trace = (group.sum(squares) / self.N).item()
+
+    build = classmethod(lambda cls, source, group, progress=False: cls(source, group, progress))
+
+    @staticmethod
+    def bytes_needed(source: Source, N: int) -> float:
+        return 4 * source.chunk * source.d * source.like.element_size()
+
+    def _centred(self) -> Iterator[Tensor]:
+        for G in self.source.chunks(self.progress, self._buffer):
+            yield G.sub_(self.mean)
+
+    def matmul(self, V: Tensor) -> Tensor:
+        out = torch.zeros_like(V)
+        for C in self._centred():
+            out += C.T @ (C @ V)
+        return self.group.sum(out).div_(self.N)
+
+    def dense(self) -> Tensor:
+        return Dense.build(self.source, self.group, self.progress).matrix
+
+    @cached_property
+    def frobenius_norm(self) -> float:
+        """Exact, from one pass for each block of columns; nothing larger than the block is stored."""
+        total, width = 0.0, max(1, min(self.d, 2 * BLOCK))
+        for j in range(0, self.d, width):
+            S = self.like.new_zeros(min(width, self.d - j), self.d - j)
+            for C in self._centred():
+                S.addmm_(C[:, j : j + width].T, C[:, j:])
+            S = self.group.sum(S).div_(self.N)
+            total += 2 * _norm(S) ** 2 - _norm(S[:, : len(S)]) ** 2
+        return math.sqrt(total)
+
+    def root_matmul(self, Z: Tensor) -> Tensor:
+        out, i = Z.new_zeros(self.d, Z.shape[1]), self.group.first
+        for C in self._centred():
+            out += C.T @ Z[i : i + len(C)]
+            i += len(C)
+        return self.group.sum(out).div_(math.sqrt(self.N))
+
+
+Backend = Dense | Gram | Recomputed
+BACKENDS: dict[str, type[Backend]] = {"dense": Dense, "gram": Gram, "lanczos": Recomputed}

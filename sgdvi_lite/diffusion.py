@@ -1,82 +1,21 @@
-"""The diffusion matrix D(x) of Definition 1, and the temperature that multiplies it.
+"""The diffusion matrix D(x) of Definition 1.
 
 ``D`` is the covariance of the per-example gradients, normalised by ``1/N``. Chapter 1 derives the formulas.
 """
 
 from __future__ import annotations
 
-from functools import cached_property
+import copy
 
 import torch
 from jaxtyping import Float
 from scipy.sparse.linalg import LinearOperator
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
-from sgdvi_lite import _backends, _checks, gradients, linalg
+from sgdvi_lite import _backends, _checks, _eigen, _memory, _sharding, gradients, linalg
+from sgdvi_lite._lanczos import Certificate
 
-BACKENDS = ("auto", "dense", "gram")
-
-
-def minibatch_factor(N: int, b: int, replacement: bool = True) -> float:
-    """Variance of a mini-batch gradient in units of ``D``: var = minibatch_factor(N, b, replacement) * D.
-
-    Parameters
-    ----------
-    N
-        Number of examples.
-    b
-        Batch size; at most ``N`` without replacement.
-    replacement
-        With: ``1/b`` (equation (A1)). Without: ``(N - b) / (b (N - 1))`` (equation (A2), corrected; chapter 1).
-
-    Raises
-    ------
-    ValueError
-        If ``N`` or ``b`` is less than 1, or ``b > N`` without replacement.
-
-    Examples
-    --------
-    >>> from sgdvi_lite import minibatch_factor
-    >>> minibatch_factor(N=5, b=2), minibatch_factor(N=5, b=2, replacement=False)
-    (0.5, 0.375)
-    """
-    _checks.count("N", N)
-    if replacement:
-        _checks.count("b", b)
-        return 1 / b
-    _checks.count("b", b, high=N, remedy="without replacement a batch holds at most N examples")
-    return (N - b) / (b * (N - 1)) if N > 1 else 0.0
-
-
-def temperature(lr: float, b: int, N: int | None = None, replacement: bool = True) -> float:
-    """Temperature T = 1/beta = lr/2 * minibatch_factor of SGD, in continuous time (Lemma 2).
-
-    Parameters
-    ----------
-    lr
-        Learning rate; one step of SGD takes the time ``lr``.
-    b
-        Batch size.
-    N
-        Number of examples; needed only without replacement.
-    replacement
-        Whether examples are drawn with replacement.
-
-    Raises
-    ------
-    ValueError
-        If ``lr <= 0``, if ``N`` is missing where it is needed, or as in :func:`minibatch_factor`.
-
-    Examples
-    --------
-    >>> from sgdvi_lite import temperature
-    >>> temperature(lr=0.5, b=4)
-    0.0625
-    """
-    _checks.positive("lr", lr)
-    if N is None and not replacement:
-        raise ValueError("N = None: expected the number of examples, since replacement=False")
-    return lr / 2 * minibatch_factor(b if N is None else N, b, replacement)
+BACKENDS = ("auto", *_backends.BACKENDS)
 
 
 class DiffusionMatrix:
@@ -90,7 +29,10 @@ class DiffusionMatrix:
     N : int
         Number of examples.
     backend : str
-        The back-end in use: ``dense`` stores ``(d, d)``, ``gram`` stores the centred gradients ``(N, d)``.
+        The back-end in use: ``dense`` stores ``(d, d)``; ``gram`` stores ``(N, N)`` and the gradients, those of linear
+        layers as factors; ``lanczos`` stores neither and computes the gradients anew for each product.
+    how : str
+        What was chosen and why: back-end, memory, way of computing the gradients, and of the last eigenvalues.
 
     Examples
     --------
@@ -104,11 +46,21 @@ class DiffusionMatrix:
     (1.0, 1, 'dense')
     """
 
-    def __init__(self, backend: _backends.Dense | _backends.Gram, N: int):
-        self._backend, self.N = backend, N
+    def __init__(self, source: _backends.Source, backend: str, group: _sharding.Group, memory, progress: bool):
+        _checks.one_of("backend", backend, BACKENDS)
+        if memory is not None:
+            _checks.positive("memory", memory)
+        limit = int(memory or _memory.available(source.like.device))
+        self.N = int(group.sum(torch.tensor(source.N)))
+        kind, self._storage = _memory.choose(backend, source, self.N, limit)
+        group.agree(d=source.d, dtype=source.like.dtype, backend=kind.name)
+        self._backend = kind.build(source, group, progress)
+        self._eigen = _eigen.Spectra(self._backend, self.N, limit, progress)
 
     @classmethod
-    def from_gradients(cls, gradients: Tensor, backend: str = "auto") -> DiffusionMatrix:
+    def from_gradients(
+        cls, gradients: Tensor, backend: str = "auto", *, memory: float | None = None, progress: bool = False
+    ) -> DiffusionMatrix:
         """D from per-example gradients.
 
         Parameters
@@ -116,13 +68,20 @@ class DiffusionMatrix:
         gradients
             Array ``(N, d)``, float32 or float64; one row for each example. It is not modified.
         backend
-            ``dense``, ``gram``, or ``auto``: ``gram`` if N < d, else ``dense``.
+            ``dense``, ``gram``, ``lanczos``, or ``auto``: ``gram`` if N < d, else ``dense``; if that does not fit
+            ``memory``, ``lanczos``.
+        memory
+            Most bytes to use; by default 80 % of what is free on the device.
+        progress
+            Whether to show progress bars.
 
         Raises
         ------
         ValueError
             If the array is not two-dimensional, has no examples, no columns, no floating-point numbers, or holds
             a NaN or an infinity; if the back-end is unknown.
+        MemoryError
+            Before any work, if the back-end asked for does not fit ``memory``.
         """
         if gradients.ndim != 2 or min(gradients.shape) < 1 or not gradients.is_floating_point():
             raise ValueError(
@@ -130,8 +89,7 @@ class DiffusionMatrix:
                 "shape (N, d) with N >= 1 and d >= 1; put one example in each row"
             )
         _checks.finite("gradients", gradients)
-        _checks.one_of("backend", backend, BACKENDS)
-        return cls._build([gradients], *gradients.shape, backend)
+        return cls(_backends.Stored(gradients), backend, _sharding.Alone(), memory, progress)
 
     @classmethod
     def from_model(
@@ -143,21 +101,30 @@ class DiffusionMatrix:
         backend: str = "auto",
         *,
         chunk: int | None = None,
+        memory: float | None = None,
+        group: distributed.ProcessGroup | None = None,
         progress: bool = False,
     ) -> DiffusionMatrix:
         """D of a network at its present weights, over the examples ``(x, y)``.
 
         Parameters
         ----------
-        model, loss, x, y, chunk, progress
+        model, loss, x, y, chunk
             As in :func:`sgdvi_lite.gradients.chunks`; in particular the network is in evaluation mode.
-        backend
-            As in :meth:`from_gradients`; ``dense`` streams the examples and never holds all gradients.
+        backend, memory, progress
+            As in :meth:`from_gradients`; ``dense`` and ``lanczos`` never hold all gradients.
+        group
+            A process group of ``torch.distributed``, such as ``torch.distributed.group.WORLD``, over whose ranks the
+            examples are spread: each rank gives its own ``x`` and ``y``, and has the same matrix afterwards. All ranks
+            call each method.
 
         Raises
         ------
         ValueError
-            As in :func:`sgdvi_lite.gradients.chunks`, or if the back-end is unknown.
+            As in :func:`sgdvi_lite.gradients.chunks`; if the back-end is unknown; if the ranks of the group differ in
+            ``d``, dtype or back-end.
+        MemoryError
+            As in :meth:`from_gradients`.
 
         Examples
         --------
@@ -165,16 +132,13 @@ class DiffusionMatrix:
         >>> from sgdvi_lite import DiffusionMatrix
         >>> model = torch.nn.Linear(3, 2)
         >>> x, y = torch.randn(5, 3), torch.tensor([0, 1, 1, 0, 1])
-        >>> DiffusionMatrix.from_model(model, torch.nn.functional.cross_entropy, x, y).shape
-        (8, 8)
+        >>> D = DiffusionMatrix.from_model(model, torch.nn.functional.cross_entropy, x, y)
+        >>> D.shape, D.how
+        ((8, 8), 'gram, N = 5 < d = 8, 480 bytes; gradients layer by layer')
         """
-        _checks.one_of("backend", backend, BACKENDS)
-        parts = gradients.chunks(model, loss, x, y, chunk=chunk, progress=progress)
-        return cls._build(parts, len(x), gradients.count_parameters(model), backend)
-
-    @classmethod
-    def _build(cls, parts, N: int, d: int, backend: str) -> DiffusionMatrix:
-        return cls(_backends.choose(backend, N, d).from_chunks(parts, N), N)
+        own = copy.deepcopy(model) if backend in ("auto", "lanczos") else model
+        source = gradients.Network(own, loss, x, y, chunk)
+        return cls(source, backend, _sharding.over(group, len(x)), memory, progress)
 
     @property
     def backend(self) -> str:
@@ -184,8 +148,7 @@ class DiffusionMatrix:
     @property
     def shape(self) -> tuple[int, int]:
         """``(d, d)``."""
-        d = self._backend.like.shape[1]
-        return d, d
+        return self._backend.d, self._backend.d
 
     @property
     def dtype(self) -> torch.dtype:
@@ -203,30 +166,47 @@ class DiffusionMatrix:
             raise ValueError(f"V has shape {tuple(V.shape)}: expected ({self.shape[0]},) or ({self.shape[0]}, m)")
         return self._backend.matmul(V)
 
+    @property
+    def how(self) -> str:
+        """Back-end, memory and method, and why."""
+        return self._storage + self._eigen.how
+
     def dense(self) -> Float[Tensor, "d d"]:
         """The matrix itself, as a new array."""
         return self._backend.dense()
 
     def trace(self) -> float:
         """Sum of all eigenvalues: the mean squared distance of a gradient from the mean gradient."""
-        return self._backend.trace()
+        return self._backend.trace
 
     def frobenius_norm(self) -> float:
-        """Square root of the sum of all squared eigenvalues."""
-        return self._backend.frobenius_norm()
+        """Square root of the sum of all squared eigenvalues, exact for every back-end.
 
-    @cached_property
-    def _spectrum(self) -> Float[Tensor, " n"]:
-        """Eigenvalues that may be non-zero: the largest min(N, d)."""
-        return self._backend.eigenvalues()[: self.N]
+        With ``lanczos`` it costs a pass over the gradients for every 2,048 columns.
+        """
+        return self._backend.frobenius_norm
+
+    def mean_and_std(self) -> tuple[float, float]:
+        """Mean and standard deviation of all ``d`` eigenvalues, from trace and Frobenius norm; see chapter 9."""
+        return linalg.mean_and_std(self.trace(), self.frobenius_norm(), self.shape[0])
 
     def eigenvalues(self, k: int | None = None) -> Float[Tensor, " k"]:
-        """The ``k`` largest eigenvalues, by default all ``d``, largest first; negative rounding is given as zero."""
-        d = self.shape[0]
-        k = d if k is None else k
-        _checks.count("k", k, high=d, remedy="the matrix has no more eigenvalues")
-        known = self._spectrum[:k]
-        return torch.cat([known, known.new_zeros(k - len(known))])
+        """The ``k`` largest eigenvalues, by default all ``d``, largest first; negative rounding is given as zero.
+
+        Raises
+        ------
+        ValueError
+            If ``k > d``, or if all are asked of the back-end ``lanczos``.
+        MemoryError
+            If all are asked and do not fit.
+        sgdvi_lite.LimitError
+            If the Krylov space would outgrow the memory; the message says how far it got.
+        """
+        if k is None and self.backend == "lanczos":
+            raise ValueError("k = None: backend 'lanczos' gives leading eigenvalues; give k, or use backend='dense'")
+        k = self.shape[0] if k is None else k
+        _checks.count("k", k, high=self.shape[0], remedy="the matrix has no more eigenvalues")
+        return self._eigen.largest(k)
 
     def rank(self, eps: float | None = None) -> int:
         """Number of eigenvalues above ``lambda_max * d * eps``, by default with the epsilon of the gradients' dtype.
@@ -235,25 +215,40 @@ class DiffusionMatrix:
         ------
         ValueError
             If ``eps`` is smaller than that epsilon: rounding errors would be counted.
+        sgdvi_lite.LimitError
+            As in :meth:`eigenvalues`, with the back-end ``lanczos``.
+        """
+        return self.rank_certificate(eps).count
+
+    def rank_certificate(self, eps: float | None = None) -> Certificate:
+        """The eigenvalues that :meth:`rank` counts, and the reason why there are no more; errors as there.
+
+        For a large matrix block Lanczos is tried first. If more than a quarter of the eigenvalues are wanted, all
+        those of a stored matrix are computed instead; ``how`` says which it was.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from sgdvi_lite import DiffusionMatrix
+        >>> found = DiffusionMatrix.from_gradients(torch.eye(3)).rank_certificate()
+        >>> found.count, found.kind, found.failure_probability
+        (2, 'full', 0.0)
         """
         own = torch.finfo(self.dtype).eps
         eps = own if eps is None else eps
         if eps < own:
             raise ValueError(f"eps = {eps}: expected >= {own} for {self.dtype} gradients; compute them in float64")
-        return linalg.numerical_rank(self._spectrum, self.shape[0], eps)
+        return self._eigen.above(eps)
 
     def stable_rank(self) -> float:
         """Trace over largest eigenvalue; see :func:`sgdvi_lite.linalg.stable_rank`."""
-        return linalg.stable_rank(self._spectrum)
+        largest = self.eigenvalues(1).item()
+        return self.trace() / largest if largest > 0 else 0.0
 
     def participation_ratio(self) -> float:
         """Squared trace over squared Frobenius norm; see :func:`sgdvi_lite.linalg.participation_ratio`."""
         frobenius = self.frobenius_norm()
         return (self.trace() / frobenius) ** 2 if frobenius > 0 else 0.0
-
-    @cached_property
-    def _root(self) -> Float[Tensor, "d m"]:
-        return self._backend.square_root()
 
     def sample(self, n: int, generator: torch.Generator) -> Float[Tensor, "n d"]:
         """Draw ``n`` Gaussian vectors with mean zero and covariance ``D``, one in each row.
@@ -261,8 +256,9 @@ class DiffusionMatrix:
         The normal numbers are drawn on the generator's device, so that a CPU generator gives the same on every device.
         """
         _checks.count("n", n)
-        z = torch.randn(n, self._root.shape[1], generator=generator, device=generator.device, dtype=self.dtype)
-        return z.to(self.device) @ self._root.T
+        size = self._backend.noise_size
+        z = torch.randn(n, size, generator=generator, device=generator.device, dtype=self.dtype)
+        return self._backend.root_matmul(z.to(self.device).T).T
 
     def to_scipy(self) -> LinearOperator:
         """As a :class:`scipy.sparse.linalg.LinearOperator`, for SciPy's iterative solvers, on the CPU."""

@@ -27,13 +27,14 @@ from sgdvi_lite.sgd import SGD
 
 @dataclass(frozen=True)
 class Spectrum:
-    """Settings of ``spectrum``: train a network, compute ``D`` in float64 at several instants of the training.
+    """Settings of ``spectrum``: train a network, compute ``D`` at several instants of the training.
 
     ``data`` is a name or an ``.npz`` (see :func:`sgdvi_lite.data.load`), ``pool`` the side to which its images are
     averaged, ``examples`` the number of training examples over which ``D`` is computed (the first of a random order;
     all, if there are fewer), ``instants`` fractions of the epochs. The learning rate falls to zero along a cosine. The
     images are standardised or, with ``whiten``, contrast-normalised and ZCA-whitened; with ``augment`` they are shifted
-    and mirrored at random in training, and ``D`` is computed over one such copy of each.
+    and mirrored at random in training, and ``D`` is computed over one such copy of each. In ``arithmetic``
+    float64 all eigenvalues are computed; in float32, for large ``d`` and ``N``, those above the rank's threshold.
     """
 
     data: str = "digits"
@@ -49,10 +50,12 @@ class Spectrum:
     augment: bool = False
     seed: int = 0
     device: str = "cpu"
+    arithmetic: str = "float64"
 
     def __post_init__(self):
         """Refuse settings that cannot work before any work is done."""
         _checks.one_of("net", self.net, nets.NETWORKS)
+        _checks.one_of("arithmetic", self.arithmetic, ("float64", "float32"))
         for name in ("epochs", "batch_size"):
             _checks.count(name, getattr(self, name))
         _checks.count("examples", self.examples, low=2)
@@ -192,7 +195,7 @@ def _spectrum(chosen: Spectrum, dataset: data.Dataset, partial: Path, progress: 
     started = time.monotonic() - spent
     for stop in chosen.stops[len(rows) :]:
         _train(trainer, stop, progress)
-        rows.append(_row(trainer, dataset, order, progress))
+        rows.append(_row(trainer, dataset, order, chosen.arithmetic, progress))
         state = {"trainer": trainer.state_dict(), "rows": rows, "spent": time.monotonic() - started}
         results.write_atomically(partial, lambda file, state=state: torch.save(state, file))
     arrays = {name: np.stack([row[name].numpy() for row in rows]) for name in rows[0]}
@@ -231,22 +234,41 @@ def _train(trainer: SGD, stop: int, progress: bool) -> None:
         trainer.epoch()
 
 
-def _row(trainer: SGD, dataset: data.Dataset, order: Tensor, progress: bool) -> dict[str, Tensor]:
-    model = copy.deepcopy(trainer.model).double().eval()
+LEADING = 3000
+"""Eigenvalues kept of a run in float32; zeros stand for those that were not computed."""
+
+
+def _row(trainer: SGD, dataset: data.Dataset, order: Tensor, arithmetic: str, progress: bool) -> dict[str, Tensor]:
+    dtype = getattr(torch, arithmetic)
+    model = copy.deepcopy(trainer.model).to(dtype).eval()
     x, y = trainer.x[order], trainer.y[order]
     if trainer.transform:
         x = trainer.transform(x, torch.Generator().manual_seed(trainer.epochs_done))
-    x = x.double()
-    D = DiffusionMatrix.from_model(model, cross_entropy, x, y, progress=progress)
+    D = DiffusionMatrix.from_model(model, cross_entropy, x.to(dtype), y, progress=progress)
     row = {
         "epoch": trainer.epochs_done,
+        "eps": torch.finfo(dtype).eps,
         "trace": D.trace(),
         "frobenius": D.frobenius_norm(),
         "train_error": error_rate(trainer.model, trainer.x, trainer.y),
         "test_error": error_rate(trainer.model, dataset.x_test, dataset.y_test),
     }
-    row = {name: torch.from_numpy(np.asarray(value)) for name, value in row.items()}
-    return row | {"eigenvalues": D.eigenvalues(min(len(order), D.shape[0])).cpu()}
+    row |= _all_eigenvalues(D) if arithmetic == "float64" else _leading_eigenvalues(D)
+    return {name: torch.as_tensor(np.asarray(value)) for name, value in row.items()}
+
+
+def _all_eigenvalues(D: DiffusionMatrix) -> dict[str, object]:
+    return {"eigenvalues": D.eigenvalues(min(D.N, D.shape[0])).cpu(), "failure_probability": 0.0}
+
+
+def _leading_eigenvalues(D: DiffusionMatrix) -> dict[str, object]:
+    """Those that the rank counts; if there are more than fit the file, an error says so before anything is cut."""
+    found = D.rank_certificate()
+    if found.count > LEADING:
+        raise RuntimeError(f"{found.count} eigenvalues above the threshold, {LEADING} fit: use arithmetic='float64'")
+    values = torch.zeros(min(LEADING, D.shape[0]), dtype=torch.float64)
+    values[: found.count] = found.values.cpu()
+    return {"eigenvalues": values, "failure_probability": found.failure_probability}
 
 
 @torch.no_grad()

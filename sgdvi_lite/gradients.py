@@ -1,6 +1,8 @@
 """Per-example gradients: one row for each example, one column for each weight.
 
-They are computed in evaluation mode, chunk by chunk, by :func:`torch.func.vmap` over :func:`torch.func.grad`.
+They are computed in evaluation mode, chunk by chunk: layer by layer from one backward pass for the whole chunk
+(``_factors``) where all layers are linear, convolutions or batch-norm, else by :func:`torch.func.vmap` over
+:func:`torch.func.grad`.
 """
 
 from __future__ import annotations
@@ -13,12 +15,85 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from tqdm.auto import tqdm
 
-from sgdvi_lite import _checks
+from sgdvi_lite import _checks, _factors
 from sgdvi_lite.nets import count_parameters
 
 Loss = Callable[[Tensor, Tensor], Tensor]
-CHUNK_BYTES = 128 * 2**20
-"""Default bound on the size of one chunk of gradients, in bytes."""
+CHUNK_BYTES = {"cpu": 32 * 2**20, "cuda": 512 * 2**20}
+"""Default bound on the size of one chunk of gradients, in bytes: small enough for the caches, large enough to share
+the overhead of a pass."""
+
+
+class Network:
+    """The per-example gradients of a network over its examples, to be gone through as often as needed.
+
+    Parameters
+    ----------
+    model, loss, x, y, chunk
+        As in :func:`chunks`, with the same errors.
+
+    Attributes
+    ----------
+    N, d : int
+        Numbers of examples and of weights.
+    like : Tensor
+        Has the dtype and device of the gradients.
+    how : str
+        ``layer by layer``, or why the general path is taken.
+    """
+
+    def __init__(self, model: nn.Module, loss: Loss, x: Tensor, y: Tensor, chunk: int | None = None):
+        _check(model, loss, x, y)
+        self.N, self.d, self.like = len(x), count_parameters(model), x.new_empty(0)
+        if chunk is not None:
+            _checks.count("chunk", chunk)
+        bound = CHUNK_BYTES.get(x.device.type, CHUNK_BYTES["cpu"])
+        self.chunk = min(self.N, chunk or max(1, bound // (self.d * x.element_size())))
+        self._x, self._y, self._loss = x, y, loss
+        self._general = _batched(model, loss)
+        self._layers = _factors.LayerGradients(model, loss)
+        self.how = self._choose(model)
+
+    def _choose(self, model: nn.Module) -> str:
+        """Take the fast path only if all layers are known and two examples confirm it."""
+        reason = _factors.unknown_layer(model)
+        if reason is None:
+            x, y = self._x[:2], self._y[:2]
+            try:
+                exact = _one_by_one(model, self._loss, x, y)
+                error = (_factors.rows(self._layers(x, y)) - exact).abs().max()
+                if error <= torch.finfo(x.dtype).eps ** 0.5 * exact.abs().max():
+                    return "layer by layer"
+                reason = "two examples contradict the fast path"
+            except (NotImplementedError, RuntimeError) as error:
+                reason = str(error)
+        self._layers = None
+        return f"vmap, since {reason}"
+
+    def parts(self, progress: bool = False) -> Iterator[list[_factors.Part]]:
+        """Iterate over the gradients of ``chunk`` examples at a time, those of linear layers as factors."""
+        with tqdm(total=self.N, desc="gradients", unit="example", disable=not progress, leave=False) as bar:
+            for start in range(0, self.N, self.chunk):
+                x, y = (t[start : start + self.chunk] for t in (self._x, self._y))
+                parts = self._layers(x, y) if self._layers else [_factors.Rows(self._general(x, y))]
+                for tensor in (t for part in parts for t in part.tensors()):
+                    _checks.finite("gradients", tensor, first=start)
+                yield parts
+                bar.update(len(x))
+
+    def chunks(self, progress: bool = False, out: Tensor | None = None) -> Iterator[Float[Tensor, "n d"]]:
+        """Iterate over the gradients as rows; written into ``out (chunk, d)``, one chunk over the other, if given."""
+        for parts in self.parts(progress):
+            n = len(parts[0].tensors()[0])
+            yield _factors.rows(parts, None if out is None else out[:n])
+
+
+def _one_by_one(model: nn.Module, loss: Loss, x: Tensor, y: Tensor) -> Tensor:
+    """Gradients (n, d) by a backward pass for each example."""
+    weights = [p for p in model.parameters() if p.requires_grad]
+    values = (loss(model(x[k : k + 1]), y[k : k + 1]) for k in range(len(x)))
+    rows = (torch.autograd.grad(value, weights) for value in values)
+    return torch.stack([torch.cat([g.reshape(-1) for g in row]) for row in rows])
 
 
 def chunks(
@@ -51,33 +126,23 @@ def chunks(
         batch-norm or dropout is in training mode, a label is out of range, the loss is no scalar. During it: if a
         gradient is NaN or infinite.
     """
-    _check(model, loss, x, y)
-    d, itemsize = count_parameters(model), x.element_size()
-    chunk = chunk or max(1, min(len(x), CHUNK_BYTES // (d * itemsize)))
-    _checks.count("chunk", chunk)
-    return _iterate(model, _batched(model, loss), x, y, chunk, progress)
+    return Network(model, loss, x, y, chunk).chunks(progress)
 
 
-def _iterate(model, gradient_of_each, x, y, chunk: int, progress: bool) -> Iterator[Tensor]:
+def _batched(model: nn.Module, loss: Loss) -> Callable[[Tensor, Tensor], Tensor]:
+    """The general path: gradients of each example, (n, d), for any network."""
     weights = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
-    with tqdm(total=len(x), desc="gradients", unit="example", disable=not progress, leave=False) as bar:
-        for start in range(0, len(x), chunk):
-            part = slice(start, start + chunk)
-            rows = gradient_of_each(weights, x[part], y[part])
-            rows = torch.cat([g.reshape(len(g), -1) for g in rows.values()], dim=1)
-            _checks.finite("gradients", rows, first=start)
-            bar.update(len(rows))
-            yield rows
-
-
-def _batched(model: nn.Module, loss: Loss) -> Callable:
     fixed = {name: t.detach() for name, t in model.named_parameters() if not t.requires_grad}
     fixed |= dict(model.named_buffers())
 
     def of_one(weights: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
         return loss(functional_call(model, (weights, fixed), (x[None],)), y[None])
 
-    return vmap(grad(of_one), in_dims=(None, 0, 0))
+    def of_each(x: Tensor, y: Tensor) -> Tensor:
+        parts = vmap(grad(of_one), in_dims=(None, 0, 0))(weights, x, y)
+        return torch.cat([g.reshape(len(g), -1) for g in parts.values()], dim=1)
+
+    return of_each
 
 
 def per_example_gradients(
@@ -94,12 +159,10 @@ def per_example_gradients(
     >>> gradients.per_example_gradients(model, torch.nn.functional.cross_entropy, x, y).shape
     torch.Size([5, 8])
     """
-    parts = chunks(model, loss, x, y, chunk=chunk, progress=progress)
-    out, row = None, 0
-    for part in parts:
-        out = part.new_empty(len(x), part.shape[1]) if out is None else out
-        out[row : row + len(part)] = part
-        row += len(part)
+    source = Network(model, loss, x, y, chunk)
+    out = source.like.new_empty(source.N, source.d)
+    for block, parts in zip(out.split(source.chunk), source.parts(progress), strict=True):
+        _factors.rows(parts, block)
     return out
 
 

@@ -20,18 +20,22 @@ COLUMNS: dict[str, Callable[[dict, int], str]] = {
     "eigenvalues mean +- std": lambda a, i: "{:.3g} +- {:.3g}".format(
         *linalg.mean_and_std(float(a["trace"][i]), float(a["frobenius"][i]), int(a["d"]))
     ),
-    "rank/d float32": lambda a, i: f"{_rank(a, i, FLOAT32) / a['d']:.2%}",
-    "float64": lambda a, i: f"{_rank(a, i, FLOAT64) / a['d']:.2%}",
-    "stable rank": lambda a, i: f"{linalg.stable_rank(torch.from_numpy(a['eigenvalues'][i])):.2f}",
-    "participation": lambda a, i: f"{linalg.participation_ratio(torch.from_numpy(a['eigenvalues'][i])):.2f}",
+    "rank/d float32": lambda a, i: _rank(a, i, FLOAT32),
+    "float64": lambda a, i: _rank(a, i, FLOAT64),
+    "stable rank": lambda a, i: f"{a['trace'][i] / a['eigenvalues'][i].max():.2f}",
+    "participation": lambda a, i: f"{(a['trace'][i] / a['frobenius'][i]) ** 2:.2f}",
     "N": lambda a, i: f"{a['N']:d}",
     "d": lambda a, i: f"{a['d']:d}",
 }
 """Columns of the table of ``spectrum``: the heading, and the text of a row from the arrays and the row's number."""
 
 
-def _rank(arrays: dict, i: int, eps: float) -> int:
-    return linalg.numerical_rank(torch.from_numpy(arrays["eigenvalues"][i]), int(arrays["d"]), eps)
+def _rank(arrays: dict, i: int, eps: float) -> str:
+    """Rank over d, or a dash if the run's arithmetic is too coarse for that threshold."""
+    if eps < arrays.get("eps", [0.0] * len(arrays["epoch"]))[i]:
+        return "-"
+    spectrum, d = torch.from_numpy(arrays["eigenvalues"][i]), int(arrays["d"])
+    return f"{linalg.numerical_rank(spectrum, d, eps) / d:.2%}"
 
 
 def table(result: results.Result) -> str:

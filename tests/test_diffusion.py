@@ -8,9 +8,9 @@ from problems import generator, gradients_with_spectrum, network_problem
 from references import autograd_gradients, diffusion_from_pairs, minibatch_variance
 from scipy.sparse.linalg import eigsh
 
-from sgdvi_lite import DiffusionMatrix, minibatch_factor, nets, temperature
+from sgdvi_lite import DiffusionMatrix, LimitError, _backends, _eigen, _sharding, minibatch_factor, nets, temperature
 
-BACKENDS = ["dense", "gram"]
+BACKENDS = ["dense", "gram", "lanczos"]
 
 
 def random_gradients(N, d, seed=0, dtype=torch.float64):
@@ -80,7 +80,7 @@ def test_every_operation_agrees_with_the_average_over_pairs(backend, N, d):
     assert D.shape == (d, d) and D.N == N and D.backend == backend and D.dtype == torch.float64
     assert torch.allclose(D.dense(), exact, **close)
     assert torch.allclose(D @ v, exact @ v, **close) and torch.allclose(D @ V, exact @ V, **close)
-    assert torch.allclose(D.eigenvalues(), spectrum, **close)
+    assert torch.allclose(D.eigenvalues(d), spectrum, **close)
     assert torch.allclose(D.eigenvalues(2), spectrum[:2], **close)
     assert D.trace() == pytest.approx(exact.trace().item(), abs=1e-12)
     assert D.frobenius_norm() == pytest.approx(torch.linalg.matrix_norm(exact).item(), abs=1e-12)
@@ -105,17 +105,110 @@ def test_the_networks_agree_with_a_plain_autograd_loop(name, backend):
 
 
 @pytest.mark.parametrize("N", [1000, 1300])
-def test_the_two_back_ends_agree_on_both_sides_of_N_equal_d(N):
+def test_the_back_ends_agree_on_both_sides_of_N_equal_d(N):
     problem = network_problem("tiny-fc", N)
-    dense, gram = (DiffusionMatrix.from_model(*problem, backend=b, chunk=333) for b in BACKENDS)
+    dense, *others = (DiffusionMatrix.from_model(*problem, backend=b, chunk=333) for b in BACKENDS)
     d, largest = dense.shape[0], dense.eigenvalues(1).item()
     assert 1000 < d < 1300
-    assert (dense.dense() - gram.dense()).abs().max() <= 1e-10 * largest
-    assert (dense.eigenvalues() - gram.eigenvalues()).abs().max() <= 1e-10 * largest
-    assert dense.rank(eps=1e-10) == gram.rank(eps=1e-10)
-    for quantity in ("trace", "frobenius_norm", "stable_rank", "participation_ratio"):
-        assert getattr(dense, quantity)() == pytest.approx(getattr(gram, quantity)(), rel=1e-10)
+    for other in others:
+        close = {"rtol": 0, "atol": 1e-9 * largest}
+        k = d if other.backend == "gram" else 40
+        assert torch.allclose(dense.dense(), other.dense(), **close)
+        assert torch.allclose(dense.eigenvalues(k), other.eigenvalues(k), **close)
+        for eps in (1e-5, 1e-6):
+            assert dense.rank(eps) == other.rank(eps) > 50
+        for quantity in ("trace", "frobenius_norm", "stable_rank", "participation_ratio"):
+            assert getattr(dense, quantity)() == pytest.approx(getattr(other, quantity)(), rel=1e-9)
+        assert dense.mean_and_std() == pytest.approx(other.mean_and_std(), rel=1e-9)
     assert DiffusionMatrix.from_model(*problem).backend == ("gram" if N < d else "dense")
+
+
+@pytest.mark.parametrize("name", nets.NETWORKS)
+def test_gram_and_lanczos_agree_on_every_network(name):
+    problem = network_problem(name, 30)
+    gram, lanczos = (DiffusionMatrix.from_model(*problem, backend=b) for b in ("gram", "lanczos"))
+    largest = gram.eigenvalues(1).item()
+    assert torch.allclose(gram.eigenvalues(12), lanczos.eigenvalues(12), rtol=0, atol=1e-9 * largest)
+    for eps in (1e-9, 1e-7, 1e-6):
+        assert gram.rank(eps) == lanczos.rank(eps) <= 29
+    assert gram.trace() == pytest.approx(lanczos.trace(), rel=1e-9)
+    assert lanczos.rank_certificate(1e-7).kind != "full"
+
+
+def test_block_lanczos_on_a_stored_matrix_counts_what_all_eigenvalues_count(monkeypatch):
+    G = gradients_with_spectrum(torch.exp(-torch.arange(400) / 20).tolist(), N=900)
+    full = DiffusionMatrix.from_gradients(G)
+    assert full.rank_certificate(1e-4).kind == "full"
+    monkeypatch.setattr(_eigen, "FULL", 100)
+    for backend in ("dense", "gram"):
+        D = DiffusionMatrix.from_gradients(G, backend)
+        found = D.rank_certificate(1e-4)
+        assert found.kind in ("deterministic", "probabilistic") and "block Lanczos" in D.how
+        assert found.count == full.rank(1e-4) == 51
+        assert torch.allclose(found.values, full.eigenvalues(51), rtol=1e-9)
+        assert torch.allclose(D.eigenvalues(20), full.eigenvalues(20), rtol=1e-9)
+        assert D.rank() == full.rank() == 400 and "all eigenvalues at once" in D.how
+
+
+def test_a_large_mean_gradient_costs_no_digits():
+    """Outer products cannot be centred; where their mean dominates, the rows are formed and centred after all."""
+    layer = torch.nn.Linear(6, 3).double()
+    x = 1e6 + random_gradients(8, 6)
+    y = torch.zeros(8, 3, dtype=torch.float64)
+    gram = DiffusionMatrix.from_model(layer, torch.nn.functional.mse_loss, x, y, backend="gram")
+    exact = diffusion_from_pairs(autograd_gradients(layer, torch.nn.functional.mse_loss, x, y))
+    assert (gram.dense() - exact).abs().max() <= 1e-9 * exact.abs().max()
+    assert gram.trace() == pytest.approx(exact.trace().item(), rel=1e-9)
+
+
+def test_float32_sums_keep_their_digits():
+    """torch.linalg.matrix_norm in float32 is off by 1e-4 on a matrix of this size."""
+    G = torch.randn(300, 2500, generator=generator())
+    exact = (G - G.mean(0)).double()
+    norm = torch.linalg.matrix_norm(exact @ exact.T).item() / 300
+    for backend in ("dense", "gram"):
+        assert DiffusionMatrix.from_gradients(G, backend).frobenius_norm() == pytest.approx(norm, rel=2e-6)
+
+
+# ---- memory and what was chosen
+
+
+def test_auto_takes_what_fits_and_says_so():
+    problem = network_problem("tiny-fc", 2000)
+    roomy, tight = (DiffusionMatrix.from_model(*problem, memory=m, chunk=20) for m in (1e9, 4e6))
+    assert roomy.how.startswith("dense, N = 2,000 >= d = 1,221, 12.1 MB; gradients layer by layer")
+    assert tight.how.startswith("lanczos, N = 2,000 >= d = 1,221, dense needs 12.1 MB, and 4 MB may be used")
+    assert tight.trace() == pytest.approx(roomy.trace(), rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda p: DiffusionMatrix.from_model(*p, backend="dense", memory=1e6),
+            r"backend 'dense' with N = 50 and d = 1,221 needs 12.4 MB, and 1 MB may be used: use backend='lanczos'",
+        ),
+        (
+            lambda p: DiffusionMatrix.from_model(*p, backend="lanczos", memory=1e6),
+            r"backend 'lanczos' .* needs 1.95 MB, and 1 MB may be used: lower chunk",
+        ),
+    ],
+)
+def test_too_little_memory_is_foreseen(call, message):
+    with pytest.raises(MemoryError, match=message):
+        call(network_problem("tiny-fc", 50))
+
+
+def test_a_full_spectrum_that_does_not_fit_is_foreseen():
+    D = DiffusionMatrix.from_model(*network_problem("tiny-fc", 1300), memory=1.5e7, chunk=20)
+    with pytest.raises(MemoryError, match=r"all eigenvalues of a matrix of size 1,221 needs 23.9 MB"):
+        D.eigenvalues()
+
+
+def test_a_krylov_space_that_does_not_fit_says_how_far_it_got():
+    D = DiffusionMatrix.from_model(*network_problem("tiny-fc", 1300), backend="lanczos", memory=4e6, chunk=20)
+    with pytest.raises(LimitError, match=r"its limit is 68: \d+ eigenvalues have settled"):
+        D.rank(1e-6)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -129,10 +222,10 @@ def test_a_prescribed_spectrum_is_found(backend):
 
 @given(chunk=st.integers(1, 13), offset=st.floats(-1e4, 1e4))
 def test_streaming_neither_depends_on_chunks_nor_loses_digits_to_the_mean(chunk, offset):
-    from sgdvi_lite import _backends
-
     G = random_gradients(13, 4)
-    D = _backends.Dense.from_chunks((G + offset).split(chunk), 13).dense()
+    source = _backends.Stored(G + offset)
+    source.chunk = chunk
+    D = _backends.Dense.build(source, _sharding.Alone()).dense()
     assert torch.allclose(D, diffusion_from_pairs(G), rtol=0, atol=1e-10)
 
 
@@ -163,7 +256,7 @@ def test_the_gradients_are_not_modified_and_float32_stays_float32():
     before = G.clone()
     for backend in BACKENDS:
         D = DiffusionMatrix.from_gradients(G, backend=backend)
-        assert D.dense().dtype == D.eigenvalues().dtype == D.sample(1, generator()).dtype == torch.float32
+        assert D.dense().dtype == D.eigenvalues(3).dtype == D.sample(1, generator()).dtype == torch.float32
     assert torch.equal(G, before)
 
 
@@ -210,6 +303,11 @@ def test_it_says_what_it_is():
             lambda: DiffusionMatrix.from_gradients(torch.eye(2)).eigenvalues(3),
             r"k = 3: expected an integer in \[1, 2\]",
         ),
+        (
+            lambda: DiffusionMatrix.from_gradients(torch.eye(2), "lanczos").eigenvalues(),
+            r"k = None: backend 'lanczos' gives leading eigenvalues",
+        ),
+        (lambda: DiffusionMatrix.from_gradients(torch.eye(2), memory=0), "memory = 0: expected a finite number > 0"),
         (lambda: DiffusionMatrix.from_gradients(torch.eye(2)).rank(eps=1e-16), "compute them in float64"),
         (
             lambda: DiffusionMatrix.from_gradients(torch.eye(2)).sample(0, generator()),

@@ -37,6 +37,21 @@ def test_a_result_holds_the_spectra_at_three_instants_and_its_provenance(path):
     assert sorted(p.name for p in path.parent.iterdir()) == sorted([path.name, path.with_suffix(".svg").name])
 
 
+def test_a_run_in_float32_keeps_the_leading_eigenvalues_and_says_that_it_is_coarse(path, tmp_path):
+    exact, single = results.load(path), results.load(run(tmp_path, quick(arithmetic="float32")))
+    one, two = exact.arrays, single.arrays
+    eps, d = torch.finfo(torch.float32).eps, int(one["d"])
+    for i in range(3):
+        above = one["eigenvalues"][i][one["eigenvalues"][i] > one["eigenvalues"][i].max() * d * eps]
+        assert np.allclose(two["eigenvalues"][i][: len(above)], above, rtol=1e-3)
+        assert not two["eigenvalues"][i][len(above) :].any()
+    assert np.allclose(one["trace"], two["trace"], rtol=1e-5)
+    _, *fine = reports.table(exact).splitlines()
+    _, *coarse = reports.table(single).splitlines()
+    for a, b in zip(fine, coarse, strict=True):
+        assert a.split()[6] == b.split()[6] and b.split()[7] == "-" != a.split()[7]
+
+
 def test_the_same_settings_give_the_same_numbers(path, tmp_path):
     one, two = results.load(path).arrays, results.load(run(tmp_path, quick())).arrays
     assert all(np.array_equal(one[name], two[name]) for name in one)
@@ -179,6 +194,15 @@ def test_the_command_line_runs_lists_and_shows(tmp_path, capsys):
     shown = capsys.readouterr().out
     assert shown.startswith(ran.split("\n\n")[0])
     assert json.loads(shown[shown.index("{") :])["settings"]["epochs"] == 5
+
+
+def test_every_setting_that_the_command_line_offers_is_taken(tmp_path, capsys):
+    given = ["--arithmetic", "float32", "--lr", "0.04", "--batch-size", "32", "--seed", "3", "--device", "cpu"]
+    assert main([*ARGUMENTS, *given, "--out", str(tmp_path)]) == 0
+    (saved,) = results.find(tmp_path)
+    chosen = results.load(saved).provenance["settings"]
+    names = {"arithmetic": "float32", "lr": 0.04, "batch_size": 32, "seed": 3, "device": "cpu", "epochs": 5}
+    assert {name: chosen[name] for name in names} == names
 
 
 def test_the_command_line_runs_on_a_file(tmp_path, capsys):

@@ -14,6 +14,74 @@ def test_they_agree_with_one_backward_pass_for_each_example(name):
     assert (fast - slow).abs().max() <= 1e-10 * slow.abs().max()
 
 
+@pytest.mark.parametrize("name", nets.NETWORKS)
+def test_the_networks_of_the_paper_take_the_fast_path(name):
+    assert gradients.Network(*network_problem(name, 2)).how == "layer by layer"
+
+
+class Twice(torch.nn.Module):
+    """One layer used twice in one pass."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(3, 3)
+
+    def forward(self, x):
+        return self.layer(torch.tanh(self.layer(x)))
+
+
+class Bypass(torch.nn.Module):
+    """Uses the weights of a layer without calling it."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(3, 3)
+
+    def forward(self, x):
+        return self.layer(x) + torch.nn.functional.linear(x, self.layer.weight**2)
+
+
+def shared():
+    one, other = torch.nn.Linear(3, 3), torch.nn.Linear(3, 3)
+    other.weight = one.weight
+    return torch.nn.Sequential(one, torch.nn.Tanh(), other)
+
+
+UNUSUAL = {
+    "PReLU '1' is none of Linear, Conv2d": lambda: torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.PReLU()),
+    "ReLU '1' works in place": lambda: torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.ReLU(inplace=True)),
+    "Linear '2' shares its weights": shared,
+    "a layer is not used exactly once": Twice,
+    "two examples contradict the fast path": Bypass,
+    "Conv2d '1' is none of": lambda: torch.nn.Sequential(
+        torch.nn.Unflatten(1, (1, 1, 3)), torch.nn.Conv2d(1, 2, 1, padding="same"), torch.nn.Flatten()
+    ),
+}
+
+
+@pytest.mark.parametrize("reason", UNUSUAL)
+def test_other_networks_take_the_general_path_and_say_why(reason):
+    torch.manual_seed(0)
+    model = UNUSUAL[reason]().double()
+    x, y = torch.randn(4, 3, dtype=torch.float64), torch.tensor([0, 1, 2, 0])
+    source = gradients.Network(model, cross_entropy, x, y)
+    assert source.how.startswith("vmap, since ") and reason in source.how
+    rows = torch.cat(list(source.chunks()))
+    assert torch.allclose(rows, autograd_gradients(model, cross_entropy, x, y), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("options", [{"stride": 2}, {"padding": 1}, {"dilation": 2}, {"bias": False}, {"groups": 2}])
+def test_convolutions_of_every_kind(options):
+    torch.manual_seed(1)
+    model = torch.nn.Sequential(
+        torch.nn.Conv2d(2, 4, 3, **options), torch.nn.BatchNorm2d(4), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()
+    )
+    model = model.double().eval()
+    x, y = torch.randn(5, 2, 9, 8, dtype=torch.float64), torch.tensor([0, 1, 2, 3, 0])
+    rows = gradients.per_example_gradients(model, cross_entropy, x, y)
+    assert torch.allclose(rows, autograd_gradients(model, cross_entropy, x, y), rtol=0, atol=1e-12)
+
+
 @pytest.mark.parametrize("chunk", [1, 2, 5, 7, 100])
 def test_the_chunk_does_not_matter(chunk):
     problem = network_problem("tiny-fc", 7)

@@ -1,0 +1,159 @@
+"""Per-example gradients layer by layer, from one backward pass for all examples.
+
+The gradient of a linear layer's weights for one example is an outer product: of the gradient ``delta`` at the layer's
+output and of its input ``a``, to which a bias adds a constant 1. Kept as two factors it costs ``out + in`` numbers
+instead of ``out * in``, and inner products of gradients cost as much less. Convolutions and batch-norm give rows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.func import vmap
+from torch.nn.grad import conv2d_weight
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Gradients of ``w`` weights as they are, (n, w)."""
+
+    rows: Tensor
+
+    @property
+    def width(self) -> int:
+        return self.rows.shape[1]
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        return (self.rows,)
+
+    def write(self, out: Tensor) -> None:
+        out.copy_(self.rows)
+
+    def add_gram(self, other: Rows, K: Tensor) -> None:
+        K.addmm_(self.rows, other.rows.T)
+
+    def matmul(self, V: Tensor) -> Tensor:
+        return self.rows @ V
+
+    def transposed_matmul(self, U: Tensor) -> Tensor:
+        return self.rows.T @ U
+
+
+@dataclass(frozen=True)
+class Outer:
+    """Gradients ``delta_k a_k^T`` of a linear layer's weights, as the factors (n, out) and (n, in)."""
+
+    delta: Tensor
+    a: Tensor
+
+    @property
+    def width(self) -> int:
+        return self.delta.shape[1] * self.a.shape[1]
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        return (self.delta, self.a)
+
+    def write(self, out: Tensor) -> None:
+        shape = (self.delta.shape[1], self.a.shape[1])
+        torch.mul(self.delta[:, :, None], self.a[:, None, :], out=out.unflatten(1, shape))
+
+    def add_gram(self, other: Outer, K: Tensor) -> None:
+        K.addcmul_(self.delta @ other.delta.T, self.a @ other.a.T)
+
+    def matmul(self, V: Tensor) -> Tensor:
+        (n, rows), (_, columns), m = self.delta.shape, self.a.shape, V.shape[1]
+        VT = V.view(rows, columns, m).transpose(0, 1).reshape(columns, rows * m)
+        return torch.bmm(self.delta[:, None, :], (self.a @ VT).view(n, rows, m))[:, 0]
+
+    def transposed_matmul(self, U: Tensor) -> Tensor:
+        n, m = U.shape
+        weighted = (self.a[:, :, None] * U[:, None, :]).view(n, -1)
+        return (self.delta.T @ weighted).view(-1, m)
+
+
+Part = Rows | Outer
+
+
+def unknown_layer(model: nn.Module) -> str | None:
+    """Why :class:`LayerGradients` cannot be used for a network: the layer that it does not know, or ``None``."""
+    seen: set[int] = set()
+    for name, layer in model.named_modules():
+        own = [p for p in layer.parameters(recurse=False) if p.requires_grad]
+        if getattr(layer, "inplace", False):
+            return f"{type(layer).__name__} {name!r} works in place"
+        if own and not (_is_known(layer) and all(p.requires_grad for p in layer.parameters(recurse=False))):
+            return f"{type(layer).__name__} {name!r} is none of {', '.join(t.__name__ for t in KNOWN)}, plain and whole"
+        if seen & {id(p) for p in own}:
+            return f"{type(layer).__name__} {name!r} shares its weights with another layer"
+        seen |= {id(p) for p in own}
+    return None
+
+
+def _is_known(layer: nn.Module) -> bool:
+    plain = not isinstance(layer, nn.Conv2d) or (
+        layer.groups == 1 and layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
+    )
+    return type(layer) in KNOWN and plain
+
+
+class LayerGradients:
+    """Per-example gradients of one network with respect to all its trainable weights; see :func:`unknown_layer`."""
+
+    def __init__(self, model: nn.Module, loss):
+        self.model, self.loss = model, loss
+        self.layers = [m for m in model.modules() if any(p.requires_grad for p in m.parameters(recurse=False))]
+
+    def __call__(self, x: Tensor, y: Tensor) -> list[Part]:
+        """Gradients of each example, for the weights in the order of ``model.parameters()``."""
+        calls: list[tuple[nn.Module, Tensor, Tensor]] = []
+        hooks = [layer.register_forward_hook(lambda m, i, o: calls.append((m, i[0], o))) for layer in self.layers]
+        try:
+            with torch.enable_grad():
+                output = self.model(x)
+                total = vmap(self.loss)(output[:, None], y[:, None]).sum()
+        finally:
+            for hook in hooks:
+                hook.remove()
+        deltas = torch.autograd.grad(total, [o for _, _, o in calls])
+        found = {id(m): (i.detach(), delta) for (m, i, _), delta in zip(calls, deltas, strict=True)}
+        if len(calls) != len(self.layers) or len(found) != len(self.layers):
+            raise NotImplementedError("a layer is not used exactly once")
+        return [part for layer in self.layers for part in KNOWN[type(layer)](layer, *found[id(layer)])]
+
+
+def _linear(layer: nn.Linear, a: Tensor, delta: Tensor) -> list[Part]:
+    if a.ndim != 2:
+        raise NotImplementedError("the input of a linear layer is no (n, in)")
+    return [Outer(delta, a)] + ([Rows(delta)] if layer.bias is not None else [])
+
+
+def _conv2d(layer: nn.Conv2d, a: Tensor, delta: Tensor) -> list[Part]:
+    n, shape = len(a), layer.weight.shape
+    image, change = (t.reshape(1, -1, *t.shape[2:]) for t in (a, delta))  # one image, n groups of channels
+    size = (n * shape[0], *shape[1:])
+    weight = conv2d_weight(image, size, change, layer.stride, layer.padding, layer.dilation, groups=n)
+    return [Rows(weight.view(n, -1))] + ([Rows(delta.flatten(2).sum(2))] if layer.bias is not None else [])
+
+
+def _batch_norm(layer: nn.modules.batchnorm._BatchNorm, a: Tensor, delta: Tensor) -> list[Part]:
+    shape = (1, -1, *[1] * (a.ndim - 2))
+    scale = (layer.running_var + layer.eps).rsqrt()
+    weight = delta * (a - layer.running_mean.view(shape)) * scale.view(shape)
+    return [Rows(g.flatten(2).sum(2) if g.ndim > 2 else g) for g in (weight, delta)]
+
+
+KNOWN = {nn.Linear: _linear, nn.Conv2d: _conv2d, nn.BatchNorm1d: _batch_norm, nn.BatchNorm2d: _batch_norm}
+
+
+@torch.no_grad()
+def rows(parts: list[Part], out: Tensor | None = None) -> Tensor:
+    """The gradients (n, d) that the parts stand for, written into ``out`` if given."""
+    one, widths = parts[0].tensors()[0], [part.width for part in parts]
+    out = one.new_empty(len(one), sum(widths)) if out is None else out
+    start = 0
+    for part, width in zip(parts, widths, strict=True):
+        part.write(out[:, start : start + width])
+        start += width
+    return out

@@ -1,0 +1,251 @@
+"""Leading eigenvalues of a large positive semi-definite matrix from products with blocks, and how many there are.
+
+Ritz values lie below eigenvalues, so those of a plain Lanczos run can be too few. Here a count comes with a
+certificate: a proof that the part of the matrix which the Ritz vectors leave over has no eigenvalue above the
+threshold. It follows from the exact trace and Frobenius norm, or from a second run with random starting vectors.
+
+References
+----------
+Wolkowicz and Styan, Bounds for eigenvalues using traces, Linear Algebra Appl. 29 (1980), 471-506.
+Kuczynski and Wozniakowski, Estimating the largest eigenvalue by the power and Lanczos algorithms with a random start,
+SIAM J. Matrix Anal. Appl. 13 (1992), 1094-1122, Theorem 4.2.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+MARGIN = 0.7
+"""Ritz vectors down to this fraction of the threshold are set aside, so that the rest lies clearly below it."""
+TOLERANCE = {torch.float32: 2e-2, torch.float64: 1e-6}
+"""Residual, in units of the threshold, at which a Ritz vector counts as found: its value is then off by far less."""
+PROBES, STEPS, FAILURE = 32, 40, 1e-9
+Matmul = Callable[[Tensor], Tensor]
+
+
+class LimitError(RuntimeError):
+    """The Krylov space has reached its limit before the count was certain; the message says how far it got."""
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """Eigenvalues above a threshold, and why there are no more.
+
+    Attributes
+    ----------
+    values
+        The eigenvalues above the threshold, largest first (Ritz values: each at most the eigenvalue).
+    residuals
+        Bound on the distance of each from an eigenvalue.
+    threshold
+        What they exceed.
+    kind
+        ``full`` (all eigenvalues were computed), ``deterministic`` (from trace and Frobenius norm), ``probabilistic``.
+    failure_probability
+        Bound on the probability that an eigenvalue was missed; 0 unless the kind is ``probabilistic``.
+    products
+        Number of vectors with which the matrix was multiplied.
+    """
+
+    values: Tensor
+    residuals: Tensor
+    threshold: float
+    kind: str
+    failure_probability: float
+    products: int
+
+    @property
+    def count(self) -> int:
+        """Number of eigenvalues above the threshold."""
+        return len(self.values)
+
+
+class Krylov:
+    """Rayleigh-Ritz in a block Krylov space, orthogonalised in full.
+
+    Parameters
+    ----------
+    matmul
+        Multiplies the symmetric matrix with a block ``(d, m)``.
+    start
+        First block ``(d, m)``.
+    limit
+        Most basis vectors; memory for two arrays ``(d, limit)`` is taken at once.
+
+    Attributes
+    ----------
+    next : Tensor
+        The block that :meth:`extend` orthogonalises and adds: the matrix times the last one, or a fresh start.
+    """
+
+    def __init__(self, matmul: Matmul, start: Tensor, limit: int):
+        self.matmul, self.limit, self.size = matmul, limit, 0
+        self._Q, self._W = (start.new_empty(start.shape[0], limit) for _ in range(2))
+        self.next = start
+
+    @property
+    def Q(self) -> Tensor:
+        """Orthonormal basis (d, size)."""
+        return self._Q[:, : self.size]
+
+    @property
+    def W(self) -> Tensor:
+        """The matrix times the basis (d, size)."""
+        return self._W[:, : self.size]
+
+    def extend(self) -> bool:
+        """Add one block; False if no room is left."""
+        m = min(self.next.shape[1], self.limit - self.size)
+        if m == 0:
+            return False
+        block = self.next[:, :m]
+        for _ in range(2):
+            block = torch.linalg.qr(block - self.Q @ (self.Q.T @ block))[0]
+        new = slice(self.size, self.size + m)
+        self._Q[:, new] = block
+        self._W[:, new] = self.matmul(block)
+        self.size += m
+        self.next = self._W[:, new]
+        return True
+
+    def ritz(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Ritz values, largest first, the norms of their residuals, and their vectors (d, size)."""
+        H = self.Q.T @ self.W
+        values, Y = torch.linalg.eigh((H + H.T) / 2)
+        values, Y = values.flip(0), Y.flip(1)
+        vectors = self.Q @ Y
+        return values, torch.linalg.vector_norm(self.W @ Y - vectors * values, dim=0), vectors
+
+
+def largest_bound(trace: float, square: float, n: int) -> float:
+    """Upper bound on the largest of ``n`` non-negative numbers from their sum and their sum of squares."""
+    mean = trace / n
+    return mean + math.sqrt(max((n - 1) / n * (square - n * mean**2), 0.0))
+
+
+def failure_probability(ratio: float, n: int, steps: int, probes: int) -> float:
+    """Bound on P(largest eigenvalue >= threshold), given that a block Lanczos run found only ``ratio`` times it.
+
+    Each of the ``probes`` random vectors fails with probability at most ``1.648 sqrt(n) exp(-sqrt(1 - ratio) (2 steps -
+    1))``, whatever the spectrum, and the run falls short only if all of them do.
+    """
+    if ratio >= 1:
+        return 1.0
+    one = 1.648 * math.sqrt(n) * math.exp(-math.sqrt(1 - ratio) * (2 * steps - 1))
+    return min(one, 1.0) ** probes
+
+
+def leading(
+    matmul: Matmul,
+    like: Tensor,
+    d: int,
+    threshold: Callable[[Tensor], float | None],
+    *,
+    trace: float,
+    frobenius: float | None,
+    limit: int,
+    generator: torch.Generator,
+    block: int | None = None,
+    progress: bool = False,
+) -> Certificate:
+    """Eigenvalues of a positive semi-definite matrix above a threshold, with a certificate that none is missing.
+
+    Parameters
+    ----------
+    matmul
+        Multiplies the matrix with ``(d, m)``.
+    like
+        A tensor of the dtype and device wanted.
+    threshold
+        Gives the threshold from the Ritz values, largest first, or ``None`` while there are too few of them.
+    trace, frobenius
+        Exact trace and, if known, Frobenius norm of the matrix.
+    limit
+        Most vectors in the Krylov space.
+    generator
+        CPU generator of the starting vectors.
+    block
+        Vectors that are multiplied at once; by default as many as leave 16 steps, at most 64.
+
+    Raises
+    ------
+    LimitError
+        If ``limit`` vectors do not suffice.
+    """
+    if trace <= 0:
+        return Certificate(like.new_zeros(0), like.new_zeros(0), 0.0, "deterministic", 0.0, 0)
+    limit, tolerance = min(limit, d), TOLERANCE[like.dtype]
+    block = block or max(min(8, limit), min(64, limit // 16))
+    draw = lambda m: torch.randn(d, m, generator=generator, dtype=like.dtype).to(like.device)  # noqa: E731
+    krylov = Krylov(matmul, draw(block), limit)
+    products, check_at = 0, block
+    with tqdm(desc="Lanczos", unit="vector", total=limit, disable=not progress, leave=False) as bar:
+        while krylov.extend():
+            bar.update(krylov.size - bar.n)
+            if krylov.size < min(check_at, limit):
+                continue
+            check_at = int(1.2 * krylov.size) + 1
+            values, residuals, vectors = krylov.ritz()
+            t = threshold(values)
+            if t is None:
+                continue
+            found = (residuals <= tolerance * t) | (krylov.size == d)
+            wanted = values > MARGIN * t
+            if not found[wanted].all() or (wanted.all() and krylov.size < d):
+                continue
+            kind, p, used = _certify(
+                matmul, draw, values[found], residuals[found], vectors[:, found], t, trace, frobenius
+            )
+            products += used
+            if p <= FAILURE:
+                above = values > t
+                return Certificate(values[above], residuals[above], t, kind, p, krylov.size + products)
+            krylov.next = draw(block)  # an eigenvalue was missed: start afresh beside what is found
+    raise LimitError(_how_far(krylov, threshold, tolerance))
+
+
+def _certify(matmul, draw, values, residuals, V, t, trace, frobenius) -> tuple[str, float, int]:
+    """Kind of certificate, failure probability, products used: is the part orthogonal to ``V`` below ``t``?"""
+    n, room = V.shape[0] - V.shape[1], t - torch.linalg.vector_norm(residuals).item()
+    if n == 0:
+        return "full", 0.0, 0
+    if frobenius is not None and _left_over(values, trace, frobenius, n) <= room:
+        return "deterministic", 0.0, 0
+    deflate = lambda X: X - V @ (V.T @ X)  # noqa: E731
+    probes = min(PROBES, n)
+    run = Krylov(lambda X: deflate(matmul(deflate(X))), deflate(draw(probes)), min(n, probes * STEPS))
+    p, steps = 1.0, 0
+    while p > FAILURE and run.extend():
+        steps += 1
+        H = run.Q.T @ run.W
+        ratio = torch.linalg.eigvalsh((H + H.T) / 2)[-1].item() / room
+        if not 0 <= ratio < 1:
+            return "probabilistic", 1.0, run.size
+        p = 0.0 if run.size == n else failure_probability(ratio, n, steps, probes)
+    return "probabilistic", p, run.size
+
+
+def _left_over(values: Tensor, trace: float, frobenius: float, n: int) -> float:
+    """Bound on the largest eigenvalue of the part that is left, after allowance for the rounding of ``values``."""
+    exact, slack = values.double(), 10 * torch.finfo(values.dtype).eps
+    rest = trace * (1 + slack) - exact.sum().item()
+    square = frobenius**2 * (1 + slack) - exact.square().sum().item()
+    return largest_bound(rest, square, n) if min(rest, square) >= 0 else math.inf
+
+
+def _how_far(krylov: Krylov, threshold, tolerance: float) -> str:
+    values, residuals, _ = krylov.ritz()
+    t = threshold(values)
+    settled = int((residuals <= tolerance * t).sum()) if t else 0
+    above = f"{int((values > t).sum())} Ritz values above the threshold {t:.3g}" if t else "no threshold yet"
+    return (
+        f"the Krylov space has {krylov.size} vectors, its limit is {krylov.limit}: {settled} eigenvalues have settled, "
+        f"{above}, smallest Ritz value {values[-1].item():.3g}; the count is not certain. Allow more memory, ask for "
+        "fewer eigenvalues or a larger eps, or use the back-end 'dense'"
+    )

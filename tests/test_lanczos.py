@@ -1,0 +1,130 @@
+"""Leading eigenvalues with certificates: exact where the spectrum is known, refused where in doubt."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from problems import generator
+
+from sgdvi_lite import _lanczos
+
+D = 300
+SPECTRA = {
+    "power law": 1 / torch.arange(1, D + 1, dtype=torch.float64) ** 3,
+    "exponential": torch.exp(-torch.arange(D, dtype=torch.float64) / 4),
+    "low rank": torch.cat([torch.arange(20, 0, -1), torch.zeros(D - 20)]).double(),
+    "plateau": torch.cat([torch.ones(1), torch.full((70,), 1e-3), torch.full((D - 71,), 1e-6)]).double(),
+    "zero": torch.zeros(D, dtype=torch.float64),
+}
+
+
+def matrix(spectrum, dtype=torch.float64, seed=0):
+    Q = torch.linalg.qr(torch.randn(len(spectrum), len(spectrum), generator=generator(seed), dtype=torch.float64))[0]
+    return ((Q * spectrum) @ Q.T).to(dtype)
+
+
+def certified(A, eps, frobenius=True, limit=None, **options):
+    threshold = lambda values: values[0].item() * len(A) * eps  # noqa: E731
+    norm = A.double().square().sum().sqrt().item() if frobenius else None
+    return _lanczos.leading(
+        lambda X: A @ X,
+        A,
+        len(A),
+        threshold,
+        trace=A.double().trace().item(),
+        frobenius=norm,
+        limit=limit or len(A),
+        generator=generator(1),
+        block=16,
+        **options,
+    )
+
+
+@pytest.mark.parametrize("frobenius", [True, False], ids=["with norm", "without"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", [name for name in SPECTRA if name != "zero"])
+def test_counts_and_values_are_those_of_the_known_spectrum(name, dtype, frobenius):
+    spectrum, eps = SPECTRA[name], 1e-6
+    found = certified(matrix(spectrum, dtype), eps, frobenius)
+    exact = spectrum[spectrum > spectrum[0] * D * eps]
+    assert found.count == len(exact)
+    assert found.failure_probability <= _lanczos.FAILURE
+    error = (found.values.double() - exact).abs()
+    rounding = 20 * torch.finfo(dtype).eps * spectrum[0].item()
+    assert (error <= found.residuals.double() + rounding).all()
+    assert (error <= 1e-3 * exact + rounding).all()
+    assert dtype == torch.float32 or (error <= 1e-9 * spectrum[0]).all()
+    assert found.kind in ("full", "deterministic", "probabilistic")
+
+
+def test_ritz_values_lie_below_the_eigenvalues():
+    spectrum = SPECTRA["power law"]
+    A = matrix(spectrum)
+    krylov = _lanczos.Krylov(lambda X: A @ X, torch.randn(D, 4, generator=generator(), dtype=torch.float64), 40)
+    while krylov.extend():
+        values = krylov.ritz()[0]
+        assert (values <= spectrum[: len(values)] * (1 + 1e-12)).all()
+    assert krylov.size == 40
+    assert (krylov.Q.T @ krylov.Q - torch.eye(40, dtype=torch.float64)).abs().max() < 1e-13
+
+
+def test_a_small_tail_is_certified_by_trace_and_norm_alone():
+    assert certified(matrix(SPECTRA["low rank"]), 1e-6).kind == "deterministic"
+    assert certified(matrix(SPECTRA["low rank"]), 1e-6, frobenius=False).kind == "probabilistic"
+
+
+def test_an_eigenvector_hidden_from_the_first_run_is_found_by_the_second():
+    """A run that starts orthogonal to an eigenvector never sees it; the certificate does, and the search goes on."""
+    A = torch.diag(torch.cat([torch.tensor([1.0, 0.5]), torch.zeros(98)]).double())
+    calls, randn = [], torch.randn
+
+    def start_blind(*size, **options):
+        calls.append(size)
+        block = randn(*size, **options)
+        if len(calls) == 1:
+            block[1] = 0
+        return block
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "randn", start_blind)
+        found = certified(A, 1e-3, frobenius=False)
+    assert found.count == 2 and found.values.tolist() == pytest.approx([1.0, 0.5], rel=1e-9)
+
+
+def test_a_space_that_is_too_small_says_how_far_it_got():
+    with pytest.raises(_lanczos.LimitError, match=r"has 50 vectors, its limit is 50: \d+ eigenvalues have settled"):
+        certified(matrix(SPECTRA["plateau"]), 1e-6, limit=50)
+
+
+@given(st.lists(st.floats(0, 10), min_size=2, max_size=30))
+def test_the_bound_from_two_sums_is_never_below_the_largest(numbers):
+    bound = _lanczos.largest_bound(sum(numbers), sum(x * x for x in numbers), len(numbers))
+    assert bound >= max(numbers) * (1 - 1e-7) - 1e-7
+
+
+def test_the_bound_from_two_sums_is_attained():
+    assert _lanczos.largest_bound(4 + 3 * 1, 16 + 3 * 1, 4) == pytest.approx(4)
+
+
+@pytest.mark.parametrize(("ratio", "steps"), [(0.5, 2), (0.5, 3), (0.8, 3), (0.3, 2)])
+def test_single_probes_fail_no_more_often_than_the_bound_says(ratio, steps):
+    """A hard case, one large eigenvalue above a flat rest: 2,000 starting vectors, against the bound of one probe."""
+    n, trials = 50, 2000
+    spectrum = torch.full((n,), ratio * 0.95, dtype=torch.float64)
+    spectrum[0] = 1.0
+    z = torch.randn(trials, n, generator=generator(), dtype=torch.float64)
+    powers = torch.stack([z * spectrum**k for k in range(steps)], dim=2)
+    Q = torch.linalg.qr(powers)[0]
+    largest = torch.linalg.eigvalsh(Q.mT @ (spectrum[:, None] * Q))[:, -1]
+    failures = (largest <= ratio).double().mean().item()
+    bound = _lanczos.failure_probability(ratio, n, steps, probes=1)
+    assert failures <= bound + 5 * math.sqrt(max(bound, 1 / trials) / trials)
+
+
+def test_independent_probes_multiply_and_no_margin_gives_no_certificate():
+    one = _lanczos.failure_probability(0.5, 1000, 6, 1)
+    assert 0 < one < 1
+    assert _lanczos.failure_probability(0.5, 1000, 6, 8) == pytest.approx(one**8)
+    assert _lanczos.failure_probability(1.0, 1000, 6, 8) == 1.0

@@ -1,0 +1,80 @@
+"""Two processes, each with its own examples, have the same matrix as one process with all of them."""
+
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+import torch
+from problems import network_problem
+
+from sgdvi_lite import DiffusionMatrix
+
+PROGRAM = """
+    import sys
+    import torch
+    import torch.distributed as dist
+    from problems import generator, network_problem
+    from sgdvi_lite import DiffusionMatrix
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{sys.argv[3]}", rank=int(sys.argv[1]), world_size=2)
+    rank = dist.get_rank()
+"""
+COMPARE = """
+    model, loss, x, y = network_problem("tiny-fc", 150)
+    mine = slice(0, 90) if rank == 0 else slice(90, 150)
+    found = {}
+    for backend in ("dense", "gram", "lanczos"):
+        D = DiffusionMatrix.from_model(
+            model, loss, x[mine], y[mine], backend=backend, chunk=40, group=dist.group.WORLD
+        )
+        v = torch.ones(D.shape[0], 2, dtype=torch.float64)
+        found[backend] = {
+            "N": D.N, "product": D @ v, "trace": D.trace(), "norm": D.frobenius_norm(),
+            "values": D.eigenvalues(10), "rank": D.rank(1e-6), "sample": D.sample(2, generator(5)),
+        }
+    torch.save(found, sys.argv[2] + str(rank))
+"""
+DIFFER = """
+    model, loss, x, y = network_problem("tiny-fc" if rank == 0 else "small-fc", 20)
+    try:
+        DiffusionMatrix.from_model(model, loss, x, y, backend="lanczos", group=dist.group.WORLD)
+    except ValueError as error:
+        torch.save(str(error), sys.argv[2] + str(rank))
+"""
+
+
+def on_two_ranks(program, folder):
+    path = folder / "program.py"
+    path.write_text(textwrap.dedent(PROGRAM) + textwrap.dedent(program))
+    here = Path(__file__).parent
+    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(here), str(here.parent)])}
+    command = [sys.executable, str(path)]
+    ranks = [subprocess.Popen([*command, str(r), str(folder / "out"), str(folder / "meet")], env=env) for r in range(2)]
+    assert [rank.wait(timeout=300) for rank in ranks] == [0, 0]
+    return [torch.load(folder / f"out{r}") for r in range(2)]
+
+
+def test_two_processes_agree_with_one(tmp_path):
+    results = on_two_ranks(COMPARE, tmp_path)
+    problem = network_problem("tiny-fc", 150)
+    for backend in ("dense", "gram", "lanczos"):
+        D = DiffusionMatrix.from_model(*problem, backend=backend)
+        largest = D.eigenvalues(1).item()
+        for found in (result[backend] for result in results):
+            assert found["N"] == 150 and found["rank"] == D.rank(1e-6)
+            assert found["trace"] == pytest.approx(D.trace(), rel=1e-9)
+            assert found["norm"] == pytest.approx(D.frobenius_norm(), rel=1e-9)
+            assert (found["values"] - D.eigenvalues(10)).abs().max() <= 1e-9 * largest
+            product = D @ torch.ones(D.shape[0], 2, dtype=torch.float64)
+            assert (found["product"] - product).abs().max() <= 1e-9 * product.abs().max()
+            if backend != "dense":
+                sample = D.sample(2, torch.Generator().manual_seed(5))
+                assert (found["sample"] - sample).abs().max() <= 1e-9 * sample.abs().max()
+
+
+def test_ranks_with_different_networks_are_refused(tmp_path):
+    for message in on_two_ranks(DIFFER, tmp_path):
+        assert "d differs between the ranks of the group: 1221, 8266 on ranks 0 to 1" in message
