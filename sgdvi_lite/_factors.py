@@ -138,10 +138,10 @@ def _conv2d(layer: nn.Conv2d, a: Tensor, delta: Tensor) -> list[Part]:
 
 
 def _batch_norm(layer: nn.modules.batchnorm._BatchNorm, a: Tensor, delta: Tensor) -> list[Part]:
-    shape = (1, -1, *[1] * (a.ndim - 2))
-    scale = (layer.running_var + layer.eps).rsqrt()
-    weight = delta * (a - layer.running_mean.view(shape)) * scale.view(shape)
-    return [Rows(g.flatten(2).sum(2) if g.ndim > 2 else g) for g in (weight, delta)]
+    a, delta = (t.reshape(*t.shape[:2], -1) for t in (a, delta))
+    bias, product = delta.sum(2), torch.einsum("ncl,ncl->nc", delta, a)
+    weight = (product - layer.running_mean * bias) * (layer.running_var + layer.eps).rsqrt()
+    return [Rows(weight), Rows(bias)]
 
 
 KNOWN = {nn.Linear: _linear, nn.Conv2d: _conv2d, nn.BatchNorm1d: _batch_norm, nn.BatchNorm2d: _batch_norm}

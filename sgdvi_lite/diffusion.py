@@ -199,7 +199,7 @@ class DiffusionMatrix:
             If ``k > d``, or if all are asked of the back-end ``lanczos``.
         MemoryError
             If all are asked and do not fit.
-        sgdvi_lite.LimitError
+        sgdvi_lite._lanczos.LimitError
             If the Krylov space would outgrow the memory; the message says how far it got.
         """
         if k is None and self.backend == "lanczos":
@@ -215,13 +215,16 @@ class DiffusionMatrix:
         ------
         ValueError
             If ``eps`` is smaller than that epsilon: rounding errors would be counted.
-        sgdvi_lite.LimitError
+        sgdvi_lite._lanczos.LimitError
             As in :meth:`eigenvalues`, with the back-end ``lanczos``.
         """
         return self.rank_certificate(eps).count
 
     def rank_certificate(self, eps: float | None = None) -> Certificate:
         """The eigenvalues that :meth:`rank` counts, and the reason why there are no more; errors as there.
+
+        The certificate has ``values``, largest first, bounds ``residuals`` on their errors, the ``threshold``, its
+        ``kind`` (``full``, ``deterministic`` or ``probabilistic``) and a bound ``failure_probability`` on missing one.
 
         For a large matrix block Lanczos is tried first. If more than a quarter of the eigenvalues are wanted, all
         those of a stored matrix are computed instead; ``how`` says which it was.

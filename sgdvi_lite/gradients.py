@@ -34,8 +34,10 @@ class Network:
 
     Attributes
     ----------
-    N, d : int
-        Numbers of examples and of weights.
+    N : int
+        Number of examples.
+    d : int
+        Number of weights.
     like : Tensor
         Has the dtype and device of the gradients.
     how : str
