@@ -215,6 +215,8 @@ def _certify(matmul, draw, values, residuals, V, t, trace, frobenius) -> tuple[s
     n, room = V.shape[0] - V.shape[1], t - torch.linalg.vector_norm(residuals).item()
     if n == 0:
         return "full", 0.0, 0
+    if ((values > room) & (values <= t)).any():  # too close to the threshold to say on which side
+        return "probabilistic", 1.0, 0
     if frobenius is not None and _left_over(values, trace, frobenius, n) <= room:
         return "deterministic", 0.0, 0
     deflate = lambda X: X - V @ (V.T @ X)  # noqa: E731

@@ -59,7 +59,7 @@ def draw(result: results.Result, path: Path | None = None) -> Figure:
         level = linalg.rank_threshold(float(arrays["eigenvalues"][-1].max()), int(arrays["d"]), FLOAT32)
         plots.threshold(ax, level, "rank threshold, float32")
         ax.set(title=f"{note['net']} on {note['data']}", ylim=(level / 1e3, None))
-        ax.legend(loc="lower left")
+        ax.legend(loc="upper right")
         if path is not None:
             results.write_atomically(path, lambda file: figure.savefig(file, format="svg", metadata={"Date": None}))
     return figure
