@@ -19,8 +19,7 @@ from sgdvi_lite import (
     symbolic,
     thermo,
 )
-from sgdvi_lite._lanczos import Certificate, LimitError
-from sgdvi_lite.diffusion import DiffusionMatrix
+from sgdvi_lite.diffusion import Certificate, DiffusionMatrix, LimitError
 from sgdvi_lite.fokker_planck import FokkerPlanck
 from sgdvi_lite.minibatch import minibatch_factor, temperature
 from sgdvi_lite.ou import OrnsteinUhlenbeck

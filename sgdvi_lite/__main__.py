@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from sgdvi_lite import experiments, nets, reports, results
+from sgdvi_lite.diffusion import LimitError
 
 DEFAULT_FOLDER = "sgdvi-results"
 
@@ -76,7 +77,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
     try:
         {"run": _run, "list": _list, "show": _show}[args.command](args)
-    except (ValueError, TypeError, OSError, FloatingPointError, MemoryError, RuntimeError) as error:
+    except (ValueError, TypeError, OSError, FloatingPointError, MemoryError, LimitError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

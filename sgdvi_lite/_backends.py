@@ -79,10 +79,9 @@ class Dense:
             _add_half(scatter, buffer[: n + 1])
             mean += (part_mean - mean) * (n / (seen + n))
             seen += n
-        N = int(group.sum(torch.tensor(seen)))
-        centre = group.sum(mean * (seen / N)) if group.size > 1 else mean
+        centre = group.sum(mean * (seen / group.total)) if group.size > 1 else mean
         _add_half(scatter, (mean - centre)[None] * math.sqrt(seen))
-        return cls(_mirror(group.sum(scatter).div_(N)))
+        return cls(_mirror(group.sum(scatter).div_(group.total)))
 
     @staticmethod
     def bytes_needed(source: Source, N: int) -> float:
@@ -226,7 +225,7 @@ class Recomputed:
     def __init__(self, source: Source, group: Group, progress: bool = False):
         self.source, self.group, self.progress = source, group, progress
         self.d, self.like = source.d, source.like
-        self.N = self.noise_size = int(group.sum(torch.tensor(source.N)))
+        self.N = self.noise_size = group.total
         self._buffer = source.like.new_empty(source.chunk, source.d)
         self.mean = group.sum(sum(G.sum(0) for G in source.chunks(progress, self._buffer)) / self.N)
         squares = sum(G.double().square().sum() for G in self._centred())

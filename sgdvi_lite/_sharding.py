@@ -8,9 +8,16 @@ from torch import Tensor
 
 
 class Alone:
-    """One process that holds all examples."""
+    """One process that holds all ``n`` examples."""
 
     size, first = 1, 0
+
+    def __init__(self, n: int):
+        self.total = n
+
+    def smallest(self, value: int) -> int:
+        """The value itself."""
+        return value
 
     def agree(self, **_: object) -> None:
         """Nothing to compare."""
@@ -33,19 +40,23 @@ class Ranks:
         Number of ranks.
     counts : list of int
         Examples on each rank.
-    first : int
-        Number of examples on the ranks before this one.
+    total, first : int
+        Number of examples on all ranks, and on those before this one.
     """
 
     def __init__(self, group: dist.ProcessGroup, n: int):
         self.group, self.size = group, dist.get_world_size(group)
         self.counts = self._all(n)
-        self.first = sum(self.counts[: dist.get_rank(group)])
+        self.total, self.first = sum(self.counts), sum(self.counts[: dist.get_rank(group)])
 
     def _all(self, value: object) -> list:
         found: list = [None] * self.size
         dist.all_gather_object(found, value, group=self.group)
         return found
+
+    def smallest(self, value: int) -> int:
+        """The smallest of the values of all ranks."""
+        return min(self._all(value))
 
     def agree(self, **values: object) -> None:
         """Raise on every rank unless each of the named values is the same on all of them."""
@@ -76,4 +87,4 @@ Group = Alone | Ranks
 
 def over(group: dist.ProcessGroup | None, n: int) -> Group:
     """The ranks of ``group``, or one process alone if it is ``None``."""
-    return Alone() if group is None else Ranks(group, n)
+    return Alone(n) if group is None else Ranks(group, n)

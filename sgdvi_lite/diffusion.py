@@ -13,7 +13,9 @@ from scipy.sparse.linalg import LinearOperator
 from torch import Tensor, distributed, nn
 
 from sgdvi_lite import _backends, _checks, _eigen, _memory, _sharding, gradients, linalg
-from sgdvi_lite._lanczos import Certificate
+from sgdvi_lite._lanczos import Certificate, LimitError
+
+__all__ = ["BACKENDS", "Certificate", "DiffusionMatrix", "LimitError"]
 
 BACKENDS = ("auto", *_backends.BACKENDS)
 
@@ -50,10 +52,10 @@ class DiffusionMatrix:
         _checks.one_of("backend", backend, BACKENDS)
         if memory is not None:
             _checks.positive("memory", memory)
-        limit = int(memory or _memory.available(source.like.device))
-        self.N = int(group.sum(torch.tensor(source.N)))
+        group.agree(d=source.d, dtype=source.like.dtype, backend=backend)
+        limit = group.smallest(int(memory or _memory.available(source.like.device)))  # all ranks choose alike
+        self.N = group.total
         kind, self._storage = _memory.choose(backend, source, self.N, limit)
-        group.agree(d=source.d, dtype=source.like.dtype, backend=kind.name)
         self._backend = kind.build(source, group, progress)
         self._eigen = _eigen.Spectra(self._backend, self.N, limit, progress)
 
@@ -89,7 +91,7 @@ class DiffusionMatrix:
                 "shape (N, d) with N >= 1 and d >= 1; put one example in each row"
             )
         _checks.finite("gradients", gradients)
-        return cls(_backends.Stored(gradients), backend, _sharding.Alone(), memory, progress)
+        return cls(_backends.Stored(gradients), backend, _sharding.over(None, len(gradients)), memory, progress)
 
     @classmethod
     def from_model(
@@ -199,7 +201,7 @@ class DiffusionMatrix:
             If ``k > d``, or if all are asked of the back-end ``lanczos``.
         MemoryError
             If all are asked and do not fit.
-        sgdvi_lite._lanczos.LimitError
+        LimitError
             If the Krylov space would outgrow the memory; the message says how far it got.
         """
         if k is None and self.backend == "lanczos":
@@ -215,16 +217,13 @@ class DiffusionMatrix:
         ------
         ValueError
             If ``eps`` is smaller than that epsilon: rounding errors would be counted.
-        sgdvi_lite._lanczos.LimitError
+        LimitError
             As in :meth:`eigenvalues`, with the back-end ``lanczos``.
         """
         return self.rank_certificate(eps).count
 
     def rank_certificate(self, eps: float | None = None) -> Certificate:
         """The eigenvalues that :meth:`rank` counts, and the reason why there are no more; errors as there.
-
-        The certificate has ``values``, largest first, bounds ``residuals`` on their errors, the ``threshold``, its
-        ``kind`` (``full``, ``deterministic`` or ``probabilistic``) and a bound ``failure_probability`` on missing one.
 
         For a large matrix block Lanczos is tried first. If more than a quarter of the eigenvalues are wanted, all
         those of a stored matrix are computed instead; ``how`` says which it was.

@@ -150,6 +150,14 @@ def test_block_lanczos_on_a_stored_matrix_counts_what_all_eigenvalues_count(monk
         assert D.rank() == full.rank() == 400 and "all eigenvalues at once" in D.how
 
 
+def test_eigenvalues_that_are_known_already_cost_no_further_products(monkeypatch):
+    D = DiffusionMatrix.from_gradients(gradients_with_spectrum([4.0, 2.0, 1.0, 1e-6], N=20), "lanczos")
+    assert D.rank(1e-3) == 3
+    monkeypatch.setattr(D._backend, "matmul", lambda V: pytest.fail("the matrix was multiplied again"))
+    assert D.eigenvalues(2).tolist() == pytest.approx([4.0, 2.0], rel=1e-9)
+    assert D.stable_rank() == pytest.approx(7.000001 / 4)
+
+
 def test_a_large_mean_gradient_costs_no_digits():
     """Outer products cannot be centred; where their mean dominates, the rows are formed and centred after all."""
     layer = torch.nn.Linear(6, 3).double()
@@ -225,7 +233,7 @@ def test_streaming_neither_depends_on_chunks_nor_loses_digits_to_the_mean(chunk,
     G = random_gradients(13, 4)
     source = _backends.Stored(G + offset)
     source.chunk = chunk
-    D = _backends.Dense.build(source, _sharding.Alone()).dense()
+    D = _backends.Dense.build(source, _sharding.Alone(13)).dense()
     assert torch.allclose(D, diffusion_from_pairs(G), rtol=0, atol=1e-10)
 
 

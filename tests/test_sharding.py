@@ -37,6 +37,13 @@ COMPARE = """
         }
     torch.save(found, sys.argv[2] + str(rank))
 """
+UNEQUAL = """
+    model, loss, x, y = network_problem("tiny-fc", 1300)
+    mine = slice(0, 700) if rank == 0 else slice(700, 1300)
+    memory = 1e9 if rank == 0 else 4e6
+    D = DiffusionMatrix.from_model(model, loss, x[mine], y[mine], chunk=20, memory=memory, group=dist.group.WORLD)
+    torch.save((D.backend, D.eigenvalues(2)), sys.argv[2] + str(rank))
+"""
 DIFFER = """
     model, loss, x, y = network_problem("tiny-fc" if rank == 0 else "small-fc", 20)
     try:
@@ -73,6 +80,11 @@ def test_two_processes_agree_with_one(tmp_path):
             if backend != "dense":
                 sample = D.sample(2, torch.Generator().manual_seed(5))
                 assert (found["sample"] - sample).abs().max() <= 1e-9 * sample.abs().max()
+
+
+def test_the_rank_with_the_least_memory_decides_for_all(tmp_path):
+    (backend, values), (other, others) = on_two_ranks(UNEQUAL, tmp_path)
+    assert backend == other == "lanczos" and torch.equal(values, others)
 
 
 def test_ranks_with_different_networks_are_refused(tmp_path):
