@@ -22,6 +22,11 @@ PROGRAM = """
     dist.init_process_group("gloo", init_method=f"file://{sys.argv[3]}", rank=int(sys.argv[1]), world_size=2)
     rank = dist.get_rank()
 """
+# A rank that exits with the group still open may take the other one down with it.
+CLOSE = """
+    dist.barrier()
+    dist.destroy_process_group()
+"""
 COMPARE = """
     model, loss, x, y = network_problem("tiny-fc", 150)
     mine = slice(0, 90) if rank == 0 else slice(90, 150)
@@ -55,7 +60,7 @@ DIFFER = """
 
 def on_two_ranks(program, folder):
     path = folder / "program.py"
-    path.write_text(textwrap.dedent(PROGRAM) + textwrap.dedent(program))
+    path.write_text("".join(map(textwrap.dedent, (PROGRAM, program, CLOSE))))
     here = Path(__file__).parent
     env = os.environ | {"PYTHONPATH": os.pathsep.join([str(here), str(here.parent)])}
     command = [sys.executable, str(path)]
