@@ -128,6 +128,17 @@ class DiffusionMatrix:
         MemoryError
             As in :meth:`from_gradients`.
 
+        Notes
+        -----
+        A script for several ranks, started by ``torchrun --nproc-per-node=2 script.py``, has these lines around it::
+
+            torch.distributed.init_process_group("gloo")  # "nccl" with a GPU for each rank
+            rank, ranks = torch.distributed.get_rank(), torch.distributed.get_world_size()
+            world = torch.distributed.group.WORLD
+            D = DiffusionMatrix.from_model(model, loss, x[rank::ranks], y[rank::ranks], group=world)
+            print(rank, D.rank())  # on all ranks: each of them calls each method
+            torch.distributed.destroy_process_group()
+
         Examples
         --------
         >>> import torch

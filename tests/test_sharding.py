@@ -58,14 +58,14 @@ DIFFER = """
 """
 
 
-def on_two_ranks(program, folder):
+def on_two_ranks(program, folder, seconds=300):
     path = folder / "program.py"
     path.write_text("".join(map(textwrap.dedent, (PROGRAM, program, CLOSE))))
     here = Path(__file__).parent
     env = os.environ | {"PYTHONPATH": os.pathsep.join([str(here), str(here.parent)])}
     command = [sys.executable, str(path)]
     ranks = [subprocess.Popen([*command, str(r), str(folder / "out"), str(folder / "meet")], env=env) for r in range(2)]
-    assert [rank.wait(timeout=300) for rank in ranks] == [0, 0]
+    assert [rank.wait(timeout=seconds) for rank in ranks] == [0, 0]
     return [torch.load(folder / f"out{r}") for r in range(2)]
 
 
