@@ -1,4 +1,7 @@
-"""How a diffusion matrix is stored: products, trace, Frobenius norm, eigenvalues and a square root for each way."""
+"""How a diffusion matrix is stored: products, trace, Frobenius norm, eigenvalues and a square root for each way.
+
+A product is computed in the dtype of the vectors: float64 vectors see what is stored in float32 without its rounding.
+"""
 
 from __future__ import annotations
 
@@ -88,7 +91,9 @@ class Dense:
         return (source.d**2 + source.chunk * source.d) * source.like.element_size()
 
     def matmul(self, V: Tensor) -> Tensor:
-        return self.matrix @ V
+        if V.dtype == self.matrix.dtype:
+            return self.matrix @ V
+        return torch.cat([rows.to(V.dtype) @ V for rows in self.matrix.split(BLOCK)])
 
     def dense(self) -> Tensor:
         return self.matrix.clone()
@@ -166,26 +171,26 @@ class Gram:
                     K[j : j + size, i : i + size] = block.T
         return K
 
-    def _blocks(self) -> Iterator[tuple[int, list[Part]]]:
+    def _blocks(self, dtype: torch.dtype) -> Iterator[tuple[int, list[Part]]]:
         self.gram  # noqa: B018  after this the parts are those that lose no digits
         for i in range(0, self.N, BLOCK):
-            yield i, [_take(part, i, BLOCK) for part in self.parts]
+            yield i, [_take(part, i, BLOCK, dtype) for part in self.parts]
 
     def matmul(self, V: Tensor) -> Tensor:
         columns = V if V.ndim == 2 else V[:, None]
-        U = torch.cat([_apply(parts, columns) for _, parts in self._blocks()])
+        U = torch.cat([_apply(parts, columns) for _, parts in self._blocks(V.dtype)])
         return self._transposed(U - U.mean(0)).div_(self.N).view(V.shape)
 
     def _transposed(self, U: Tensor) -> Tensor:
         out = U.new_zeros(self.d, U.shape[1])
-        for i, parts in self._blocks():
+        for i, parts in self._blocks(U.dtype):
             out += torch.cat([part.transposed_matmul(U[i : i + BLOCK]) for part in parts])
         return out
 
     def dense(self) -> Tensor:
         mean = self._transposed(self.like.new_full((self.N, 1), 1 / self.N))[:, 0]
         S = self.like.new_zeros(self.d, self.d)
-        for _, parts in self._blocks():
+        for _, parts in self._blocks(S.dtype):
             _add_half(S, _factors.rows(parts) - mean)
         return _mirror(S.div_(self.N))
 
@@ -204,8 +209,8 @@ class Gram:
         return self._transposed(Z - Z.mean(0)).div_(math.sqrt(self.N))
 
 
-def _take(part: Part, start: int, size: int) -> Part:
-    return type(part)(*(t[start : start + size] for t in part.tensors()))
+def _take(part: Part, start: int, size: int, dtype: torch.dtype | None = None) -> Part:
+    return type(part)(*(t[start : start + size].to(dtype or t.dtype) for t in part.tensors()))
 
 
 def _join(parts: list[Part], group: Group) -> Part:
@@ -243,7 +248,7 @@ class Recomputed:
 
     def matmul(self, V: Tensor) -> Tensor:
         out = torch.zeros_like(V)
-        for C in self._centred():
+        for C in (rows.to(V.dtype) for rows in self._centred()):
             out += C.T @ (C @ V)
         return self.group.sum(out).div_(self.N)
 

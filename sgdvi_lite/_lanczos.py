@@ -29,6 +29,10 @@ PROBES, STEPS, FAILURE = 32, 40, 1e-9
 Matmul = Callable[[Tensor], Tensor]
 
 
+class RoundingError(ArithmeticError):
+    """A Ritz value is nearer to the threshold than float32 can tell; float64 vectors can."""
+
+
 class LimitError(RuntimeError):
     """The Krylov space has reached its limit before the count was certain; the message says how far it got."""
 
@@ -177,6 +181,8 @@ def leading(
     ------
     LimitError
         If ``limit`` vectors do not suffice.
+    RoundingError
+        If float32 does not suffice.
     """
     if trace <= 0:
         return Certificate(like.new_zeros(0), like.new_zeros(0), 0.0, "deterministic", 0.0, 0)
@@ -216,6 +222,8 @@ def _certify(matmul, draw, values, residuals, V, t, trace, frobenius) -> tuple[s
     if n == 0:
         return "full", 0.0, 0
     if ((values > room) & (values <= t)).any():  # too close to the threshold to say on which side
+        if values.dtype == torch.float32:
+            raise RoundingError(f"a Ritz value lies between {room:.6g} and the threshold {t:.6g}")
         return "probabilistic", 1.0, 0
     if frobenius is not None and _left_over(values, trace, frobenius, n) <= room:
         return "deterministic", 0.0, 0

@@ -177,6 +177,8 @@ class DiffusionMatrix:
         """Product with a vector ``(d,)`` or a matrix ``(d, m)``."""
         if V.ndim not in (1, 2) or V.shape[0] != self.shape[0]:
             raise ValueError(f"V has shape {tuple(V.shape)}: expected ({self.shape[0]},) or ({self.shape[0]}, m)")
+        if V.dtype != self.dtype:
+            raise ValueError(f"V is {V.dtype}, D is {self.dtype}: expected the same; convert V with .to(D.dtype)")
         return self._backend.matmul(V)
 
     @property

@@ -8,7 +8,17 @@ from problems import generator, gradients_with_spectrum, network_problem
 from references import autograd_gradients, diffusion_from_pairs, minibatch_variance
 from scipy.sparse.linalg import eigsh
 
-from sgdvi_lite import DiffusionMatrix, LimitError, _backends, _eigen, _sharding, minibatch_factor, nets, temperature
+from sgdvi_lite import (
+    DiffusionMatrix,
+    LimitError,
+    _backends,
+    _eigen,
+    _lanczos,
+    _sharding,
+    minibatch_factor,
+    nets,
+    temperature,
+)
 
 BACKENDS = ["dense", "gram", "lanczos"]
 
@@ -148,6 +158,24 @@ def test_block_lanczos_on_a_stored_matrix_counts_what_all_eigenvalues_count(monk
         assert torch.allclose(found.values, full.eigenvalues(51), rtol=1e-9)
         assert torch.allclose(D.eigenvalues(20), full.eigenvalues(20), rtol=1e-9)
         assert D.rank() == full.rank() == 400 and "all eigenvalues at once" in D.how
+
+
+@pytest.mark.parametrize("side", [-1, 1])
+@pytest.mark.parametrize("backend", ["dense", "gram", "lanczos"])
+def test_an_eigenvalue_too_close_to_the_threshold_for_float32_is_counted_in_float64(monkeypatch, backend, side):
+    """Float32 products leave residuals far larger than 1e-5 of the eigenvalue; those of the stored matrix do not."""
+    monkeypatch.setattr(_eigen, "FULL", 100)
+    model, loss, x, y = network_problem("tiny-fc", 1000)
+    D = DiffusionMatrix.from_model(model.float(), loss, x.float(), y, backend, chunk=300)
+    exact = torch.linalg.eigvalsh(D.dense().double())
+    eps = exact[-12].item() * (1 + side * 1e-5) / (exact[-1].item() * D.shape[0])
+    dtypes, leading = [], _lanczos.leading
+    spy = lambda matmul, like, *a, **k: dtypes.append(like.dtype) or leading(matmul, like, *a, **k)  # noqa: E731
+    monkeypatch.setattr(_lanczos, "leading", spy)
+    found = D.rank_certificate(eps)
+    assert dtypes == [torch.float32, torch.float64][: 1 + (torch.float64 in dtypes)]
+    assert found.count == (11 if side > 0 else 12) and found.kind != "full"
+    assert side < 0 or dtypes == [torch.float32, torch.float64]
 
 
 def test_eigenvalues_that_are_known_already_cost_no_further_products(monkeypatch):
@@ -306,6 +334,10 @@ def test_it_says_what_it_is():
         (
             lambda: DiffusionMatrix.from_gradients(torch.eye(2)) @ torch.ones(3),
             r"V has shape \(3,\): expected \(2,\)",
+        ),
+        (
+            lambda: DiffusionMatrix.from_gradients(torch.eye(2)) @ torch.ones(2).double(),
+            "V is torch.float64, D is torch.float32: expected the same",
         ),
         (
             lambda: DiffusionMatrix.from_gradients(torch.eye(2)).eigenvalues(3),
