@@ -68,30 +68,24 @@ class Spectra:
         stored = self.backend.name != "lanczos"
         return stored and (self.n <= FULL or "all" in self.__dict__ or k > self.n // 10)
 
-    def _limit(self, element_size: int) -> int:
-        """Most Krylov vectors: what fits the memory, and for a stored matrix not more than pays."""
-        room = int(self.memory / (6 * self.d * element_size))
+    def _limit(self) -> int:
+        """Most Krylov vectors: what fits the memory in float64, and for a stored matrix not more than pays."""
+        room = int(self.memory / (6 * self.d * 8))
         return max(min(room, self.d if self.backend.name == "lanczos" else self.n // 4), 1)
 
     def _leading(self, key: tuple, threshold) -> Certificate:
         if key not in self._certificates:
-            try:
-                self._certificates[key] = self._search(threshold, self.backend.like)
-            except _lanczos.RoundingError:
-                self._certificates[key] = self._search(threshold, self.backend.like.double())
+            self._certificates[key] = _lanczos.leading(
+                self.backend.matmul,
+                self.backend.like,
+                self.d,
+                threshold,
+                trace=self.backend.trace,
+                frobenius=None if self.backend.name == "lanczos" else self.backend.frobenius_norm,
+                limit=self._limit(),
+                generator=torch.Generator().manual_seed(0),
+                progress=self.progress,
+            )
         found = self._certificates[key]
         self.how = f"; eigenvalues by block Lanczos, {found.kind} certificate, {found.products} products"
         return found
-
-    def _search(self, threshold, like: Tensor) -> Certificate:
-        return _lanczos.leading(
-            self.backend.matmul,
-            like,
-            self.d,
-            threshold,
-            trace=self.backend.trace,
-            frobenius=None if self.backend.name == "lanczos" else self.backend.frobenius_norm,
-            limit=self._limit(like.element_size()),
-            generator=torch.Generator().manual_seed(0),
-            progress=self.progress,
-        )

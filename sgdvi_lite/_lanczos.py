@@ -26,11 +26,12 @@ MARGIN = 0.7
 TOLERANCE = {torch.float32: 2e-2, torch.float64: 1e-6}
 """Residual, in units of the threshold, at which a Ritz vector counts as found: its value is then off by far less."""
 PROBES, STEPS, FAILURE = 32, 40, 1e-9
+UNDECIDED = "undecided: a Ritz value is as close to the threshold as the residuals are large"
 Matmul = Callable[[Tensor], Tensor]
 
 
 class RoundingError(ArithmeticError):
-    """A Ritz value is nearer to the threshold than float32 can tell; float64 vectors can."""
+    """A Ritz value is nearer to the threshold than float32 can tell."""
 
 
 class LimitError(RuntimeError):
@@ -163,9 +164,10 @@ def leading(
     Parameters
     ----------
     matmul
-        Multiplies the matrix with ``(d, m)``.
+        Multiplies the matrix with ``(d, m)``, in the dtype of these.
     like
-        A tensor of the dtype and device wanted.
+        A tensor of the dtype and device wanted. If float32 vectors cannot tell on which side of the threshold an
+        eigenvalue lies, the search is done again in float64.
     threshold
         Gives the threshold from the Ritz values, largest first, or ``None`` while there are too few of them.
     trace, frobenius
@@ -181,16 +183,23 @@ def leading(
     ------
     LimitError
         If ``limit`` vectors do not suffice.
-    RoundingError
-        If float32 does not suffice.
     """
     if trace <= 0:
         return Certificate(like.new_zeros(0), like.new_zeros(0), 0.0, "deterministic", 0.0, 0)
-    limit, tolerance = min(limit, d), TOLERANCE[like.dtype]
+    limit = min(limit, d)
     block = block or max(min(8, limit), min(64, limit // 16))
+    arguments = (d, threshold, trace, frobenius, limit, generator, block, progress)
+    try:
+        return _search(matmul, like, *arguments)
+    except RoundingError:
+        return _search(matmul, like.double(), *arguments)
+
+
+def _search(matmul, like, d, threshold, trace, frobenius, limit, generator, block, progress) -> Certificate:
+    tolerance = TOLERANCE[like.dtype]
     draw = lambda m: torch.randn(d, m, generator=generator, dtype=like.dtype).to(like.device)  # noqa: E731
     krylov = Krylov(matmul, draw(block), limit)
-    products, check_at = 0, block
+    products, check_at, undecided = 0, block, 0
     with tqdm(desc="Lanczos", unit="vector", total=limit, disable=not progress, leave=False) as bar:
         while krylov.extend():
             bar.update(krylov.size - bar.n)
@@ -212,6 +221,9 @@ def leading(
             if p <= FAILURE:
                 above = values > t
                 return Certificate(values[above], residuals[above], t, kind, p, krylov.size + products)
+            undecided += kind == UNDECIDED
+            if undecided == 2 and like.dtype == torch.float32:  # a larger space has not helped
+                raise RoundingError(f"with {krylov.size} vectors still {kind}")
             krylov.next = draw(block)  # an eigenvalue was missed: start afresh beside what is found
     raise LimitError(_how_far(krylov, threshold, tolerance))
 
@@ -222,9 +234,7 @@ def _certify(matmul, draw, values, residuals, V, t, trace, frobenius) -> tuple[s
     if n == 0:
         return "full", 0.0, 0
     if ((values > room) & (values <= t)).any():  # too close to the threshold to say on which side
-        if values.dtype == torch.float32:
-            raise RoundingError(f"a Ritz value lies between {room:.6g} and the threshold {t:.6g}")
-        return "probabilistic", 1.0, 0
+        return UNDECIDED, 1.0, 0
     if frobenius is not None and _left_over(values, trace, frobenius, n) <= room:
         return "deterministic", 0.0, 0
     deflate = lambda X: X - V @ (V.T @ X)  # noqa: E731

@@ -29,7 +29,7 @@ def certified(A, eps, frobenius=True, limit=None, **options):
     threshold = lambda values: values[0].item() * len(A) * eps  # noqa: E731
     norm = A.double().square().sum().sqrt().item() if frobenius else None
     return _lanczos.leading(
-        lambda X: A @ X,
+        lambda X: A.to(X.dtype) @ X,
         A,
         len(A),
         threshold,
