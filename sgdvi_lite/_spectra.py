@@ -148,8 +148,9 @@ def _correlate(x: np.ndarray, lags: int) -> np.ndarray:
 def autocorrelation_band(rho: ArrayLike, n: int, level: float = 0.99) -> np.ndarray:
     r"""Half-width of the band in which :math:`\hat\rho_k` lies where the true correlation has died out before lag k.
 
-    Bartlett's formula: the variance of :math:`\hat\rho_k` is then :math:`(1 + 2\sum_{0<j<k} \rho_j^2) / n`. For white
-    noise it is ``1 / n`` at every lag: the paper's band, which a correlated series need not respect.
+    Bartlett's formula, for linear processes and large n: the variance of :math:`\hat\rho_k` is then
+    :math:`(1 + 2\sum_{0<j<k} \rho_j^2) / n`. For white noise it is ``1 / n`` at every lag: the paper's band, which a
+    correlated series need not respect.
 
     Parameters
     ----------
@@ -162,7 +163,7 @@ def autocorrelation_band(rho: ArrayLike, n: int, level: float = 0.99) -> np.ndar
 
     References
     ----------
-    Brockwell and Davis, Time Series: Theory and Methods (1991), (7.2.6). Chapter 10.
+    Brockwell and Davis, Time Series: Theory and Methods (1991), (7.2.6), page 222. Chapter 10.
 
     Examples
     --------

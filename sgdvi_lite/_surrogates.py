@@ -244,6 +244,12 @@ def phase_surrogate(x: ArrayLike, *, generator: torch.Generator, together: bool 
         stochastic areas included; the null is any linear Gaussian process, with its current. Otherwise columns are
         turned independently: the null is columns that know nothing of one another, without a current.
 
+    Notes
+    -----
+    The halves of one surrogate are not independent. With ``together`` the circular area of the whole is that of ``x``:
+    what one half has too much of, the other lacks, and a plane chosen because it turns most in one half is biased to
+    the opposite sense in the other. Independent phases leave the area between columns free, and there is no such bias.
+
     References
     ----------
     Theiler et al., Physica D 58 (1992) 77; for several columns and for caveats, Schreiber and Schmitz, Physica D 142

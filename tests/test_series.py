@@ -327,6 +327,17 @@ def test_surrogates_keep_the_circular_area_together_and_lose_it_apart():
     assert abs(np.mean(apart)) < 3 * np.std(apart) / 60**0.5 and abs(area(x)) > 3 * np.std(apart)
 
 
+def test_halves_of_a_surrogate_share_one_circular_area_unless_the_phases_are_independent():
+    def halves(**options):
+        made = (series.phase_surrogate(x, generator=generator(k), **options) for k in range(200))
+        areas = [[series.stochastic_area(half)[0][0, 1] for half in np.array_split(y, 2)] for y in made]
+        return np.corrcoef(np.transpose(areas))[0, 1]
+
+    x = series.LinearProcess(0.5 * np.eye(2), np.eye(2)).sample(3000, generator=generator())
+    assert halves() < -0.9
+    assert abs(halves(together=False)) < 4 / 200**0.5
+
+
 def test_surrogates_of_a_nonlinear_series_are_gaussian():
     x = np.sin(0.1 * np.arange(4000) + 3 * np.sin(0.013 * np.arange(4000))) ** 3
     y = series.phase_surrogate(x, generator=generator())
