@@ -12,7 +12,7 @@ LIBRARY = Path(sgdvi_lite.__file__).parent
 MODULES = sorted(path for path in LIBRARY.glob("*.py") if path.name != "__init__.py")
 LAYERS = [
     {"_checks", "_fields", "_files", "_krylov", "_stencil", "linalg", "symbolic"}
-    | {"_currents", "_estimates", "_spectra", "_surrogates", "series"},
+    | {"_currents", "_cycles", "_estimates", "_spectra", "_surrogates", "series"},
     {"_arrays", "_download", "_images", "data", "nets"},
     {"_backends", "_eigen", "_factors", "_lanczos", "_memory", "_sharding", "gradients", "diffusion", "minibatch"}
     | {"sde", "ou", "fokker_planck"}
