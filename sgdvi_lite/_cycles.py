@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -147,7 +146,7 @@ def area_scores(x: ArrayLike, k: int = 20) -> Scores:
     return Scores(*(float(area[0, 1] / error[0, 1]) for area, error in found))
 
 
-def area_by_lag(x: ArrayLike, lags: Sequence[int]) -> Estimate:
+def area_by_lag(x: ArrayLike, lags: ArrayLike) -> Estimate:
     r"""Area swept in a given time, in units of the variance :math:`\sqrt{\det C(0)}`: does the motion come back?
 
     On a circle it is :math:`\sin \omega k`: one at a quarter of a turn, minus one at three quarters. Of a rotation that
@@ -158,7 +157,7 @@ def area_by_lag(x: ArrayLike, lags: Sequence[int]) -> Estimate:
     x
         The series in a plane ``(n, 2)``.
     lags
-        Whole numbers of samples, ``m`` of them.
+        Whole numbers of samples ``(m,)``.
 
     Returns
     -------
@@ -182,7 +181,7 @@ def area_by_lag(x: ArrayLike, lags: Sequence[int]) -> Estimate:
     unit = np.sqrt(max(np.linalg.det(np.cov(x.T)), 0.0))
     if not unit > 1e-12 * np.trace(np.cov(x.T)):
         raise ValueError("x lies on a line: expected a series that fills a part of the plane")
-    found = [stochastic_area(x, lag) for lag in lags]
+    found = [stochastic_area(x, lag) for lag in np.asarray(lags).tolist()]
     return Estimate(*(np.array([pair[i][0, 1] for pair in found]) / unit for i in (0, 1)))
 
 

@@ -28,7 +28,8 @@ LAYERS = [
         "_layers",
     },
     {"thermo"},
-    {"experiments", "reports", "results", "plots", "ledger", "slider"},
+    {"_spectrum_report", "_spectrum_run", "_trajectory_measures", "_trajectory_report", "_trajectory_run"}
+    | {"experiments", "reports", "results", "plots", "ledger", "slider"},
     {"__main__"},
 ]
 LAYER = {name: level for level, names in enumerate(LAYERS) for name in names}
