@@ -17,7 +17,7 @@ from sgdvi_lite._spectrum_run import Spectrum
 from sgdvi_lite._trajectory_run import Trajectory
 from sgdvi_lite.nets import error_rate
 
-__all__ = ["PRESETS", "Settings", "Spectrum", "Trajectory", "error_rate", "prepare", "result_path", "run", "settings"]
+__all__ = ["PRESETS", "Spectrum", "Trajectory", "error_rate", "prepare", "result_path", "run", "settings"]
 
 Settings = Spectrum | Trajectory
 
