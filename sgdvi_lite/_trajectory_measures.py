@@ -7,6 +7,7 @@ from itertools import chain, islice, repeat
 
 import numpy as np
 import torch
+from scipy.ndimage import uniform_filter1d
 from scipy.signal import lfilter
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -16,6 +17,9 @@ from sgdvi_lite import data, nets, series, sgd
 
 POINTS, INSTANTS, DRAWS, REPEATS, COMPONENTS = 400, 40, 16, 20, 20
 """Points of a curve; instants of the floor, and batches at each; repeats of a null model; principal components."""
+
+WINDOW = 501
+"""Epochs of the running mean that is taken off, lest the drift of a run that is not stationary hide what is fast."""
 
 LOW = 0.05
 """Cycles an epoch below which the increments have "low-frequency modes"."""
@@ -28,7 +32,8 @@ def measure(chosen, dataset: data.Dataset, model: nn.Module, made: sgd.Recording
     the mean, the 16 % and the 84 % quantile over the weights that move; ``null_spectrum`` and ``null_correlation`` the
     mean over AR(1) processes, one fitted to each weight and simulated for as long. ``scores`` are those of
     :func:`sgdvi_lite.series.area_scores`, ``null_scores`` ``(2, repeats, 2)`` those of the reversible linear process
-    fitted to the leading components, and of surrogates whose components have random phases of their own.
+    fitted to the leading components, and of surrogates whose components have random phases of their own. What begins
+    with ``fast_`` is the same for the departures from a running mean.
     """
     generator = torch.Generator().manual_seed(chosen.seed + 1)
     path = made.weights[chosen.burn :]
@@ -37,7 +42,8 @@ def measure(chosen, dataset: data.Dataset, model: nn.Module, made: sgd.Recording
         "curves": lambda: _curves(made, chosen.burn),
         "gradients": lambda: _gradients(chosen, dataset, model, path, generator),
         "weights one by one": lambda: _one_by_one(path, generator),
-        "current and cycles": lambda: _turning(path, generator),
+        "current and cycles": lambda: _turning(path[:, _moving(path)], generator),
+        "fast ones": lambda: _fast(path[:, _moving(path)], generator),
     }
     arrays = {}
     for name in (bar := tqdm(steps, desc="measuring", disable=not progress, leave=False)):
@@ -204,8 +210,15 @@ def _fitted_ar(x: np.ndarray, generator: torch.Generator) -> np.ndarray:
 # ---- is there a current, and is it a cycle
 
 
+def _fast(path: np.ndarray, generator: torch.Generator) -> dict:
+    """Departures from the running mean; this filter is the same backwards, so that a reversible path stays so."""
+    width = min(WINDOW, len(path) // 16 * 2 + 1)
+    departures = path - uniform_filter1d(path, width, axis=0)
+    found = _turning(departures[width // 2 : len(path) - width // 2], generator)
+    return {f"fast_{name}": value for name, value in found.items()}
+
+
 def _turning(path: np.ndarray, generator: torch.Generator) -> dict:
-    path = path[:, _moving(path)]
     z, (_, new) = series.principal_components(path, COMPONENTS), series.chosen_plane(path)
     lowest, lags = 120 / len(z), np.unique(np.geomspace(1, len(z) // 50, 60).astype(int))
     fit = series.fit_linear(z, reversible=True)

@@ -26,10 +26,18 @@ def table(result: results.Result) -> str:
         ("increments below 0.05 cycles", "{:.2%}; AR(1) of each weight {:.2%}".format(*a["low_share"])),
         ("correlations outside white band", "{:.0%}; AR(1) of each weight {:.0%}".format(*a["outside"])),
         ("variance of two components", "{:.0%}, {:.0%}".format(*a["share"][:2])),
+        ("is there a current: run", "null models: reversible fit and separate phases, mean +- deviation"),
         *_turning_rows(a),
+        ("departures from a running mean", "likewise"),
+        *_turning_rows(fast(a)),
     ]
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name:{width}}  {text}" for name, text in rows)
+
+
+def fast(a: dict) -> dict:
+    """What was measured of the departures from a running mean, under the names of what was measured of the weights."""
+    return {name.removeprefix("fast_"): value for name, value in a.items() if name.startswith("fast_")}
 
 
 def _what(result: results.Result) -> tuple[str, str]:
@@ -61,12 +69,11 @@ def _turning_rows(a: dict) -> list[tuple[str, str]]:
     top = area.argmax()
     ratio, limit, frequency = a["line"]
     return [
-        ("area / error, where chosen", f"{own:.1f}; {_spread(fit[:, 0])} and {_spread(phases[:, 0])}"),
-        ("area / error, in new data", f"{new:.1f}; {_spread(fit[:, 1])} and {_spread(phases[:, 1])}"),
-        ("  nulls", "reversible fit and separate phases, mean +- deviation"),
-        ("  in the leading plane", f"{a['leading_scores'][1]:.1f}"),
-        ("area over variance", f"{area[top]:.3f} at lag {a['area_lag'][top]}, then down to {area[top:].min():+.3f}"),
-        ("strongest line", f"{ratio:.1f} at {frequency:.4f} cycles; limit {limit:.1f}, null {a['null_line'][0]:.1f}"),
+        ("  area / error, where chosen", f"{own:.1f}; {_spread(fit[:, 0])} and {_spread(phases[:, 0])}"),
+        ("  area / error, in new data", f"{new:.1f}; {_spread(fit[:, 1])} and {_spread(phases[:, 1])}"),
+        ("  the same in the leading plane", f"{a['leading_scores'][1]:.1f}"),
+        ("  area over variance", f"{area[top]:.3f} at lag {a['area_lag'][top]}, then down to {area[top:].min():+.3f}"),
+        ("  strongest line", f"{ratio:.1f} at {frequency:.4f} cycles; limit {limit:.1f}, null {a['null_line'][0]:.1f}"),
     ]
 
 
@@ -117,11 +124,13 @@ def gradient(ax: Axes, a: dict) -> Axes:
 
 def area(ax: Axes, a: dict) -> Axes:
     """Area against lag in the plane chosen in the first half, measured in the second, with two standard errors."""
-    value, error = a["area"]
-    ax.plot(a["area_lag"], value, color=RUN)
-    ax.fill_between(a["area_lag"], value - 2 * error, value + 2 * error, color=RUN, alpha=0.2, linewidth=0)
+    for colour, name, part in ((RUN, "weights", a), (plots.COLOURS[2], "less a running mean", fast(a))):
+        value, error = part["area"]
+        ax.plot(part["area_lag"], value, color=colour, label=name)
+        ax.fill_between(part["area_lag"], value - 2 * error, value + 2 * error, color=colour, alpha=0.2, linewidth=0)
     ax.axhline(0, color=plots.GREY, linewidth=0.8)
     ax.set(xscale="log", xlabel="lag, epochs", title="area over variance, in new data")
+    ax.legend(fontsize=10)
     return ax
 
 

@@ -29,6 +29,12 @@ class Trajectory:
     kept (all, if it is empty), ``pool`` the side to which they are averaged; then they are standardised. ``lr``,
     ``momentum``, ``nesterov`` and ``weight_decay`` are constant, as in :func:`sgdvi_lite.sgd.record`. Without
     ``batch_norm`` these layers are left out of the network.
+
+    The preset ``paper`` is the longer version's, as far as it is told: 1e-3 is its rate after the burn-in, and here
+    before it too. ``paper-decay`` has a steady state, which ``paper`` lacks: the weight decay of ``lite``, with which
+    weights relax in (1 - momentum) / (lr weight_decay) = 10,000 steps, or 42 epochs; with the customary 5e-4 it would
+    be 840, too many for error bars. ``paper-plain`` has the same time and temperature without momentum, and no
+    batch-norm.
     """
 
     data: str = "digits"
@@ -80,13 +86,7 @@ PRESETS = {
     "paper-decay": _DECAY,
     "paper-plain": replace(_DECAY, lr=1e-2, momentum=0.0, nesterov=False, batch_norm=False),
 }
-"""Settings by name. ``lite`` is the run of chapter 10.
-
-``paper`` is the longer version's, as far as it is told: 1e-3 is its rate after the burn-in, and here also before.
-``paper-decay`` has a steady state, which ``paper`` lacks. Its weight decay is that of ``lite``, with which weights
-relax in (1 - momentum) / (lr weight_decay) = 10,000 steps, or 42 epochs; with the customary 5e-4 it would be 840, too
-many for error bars. ``paper-plain`` has the same time and temperature without momentum, and no batch-norm.
-"""
+"""Settings by name: ``lite`` is the run of chapter 10."""
 
 
 def compute(chosen: Trajectory, dataset: data.Dataset, partial: Path, progress: bool) -> tuple[dict, float]:

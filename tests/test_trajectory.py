@@ -1,6 +1,7 @@
 """The experiment of long trajectories: its settings, its resumption, and each saved number against a plain one."""
 
 import json
+import re
 import time
 
 import numpy as np
@@ -85,6 +86,16 @@ def test_scores_lines_and_areas_are_those_of_the_weights(kept):
     assert np.allclose(a["area"], series.area_by_lag(new, a["area_lag"]), atol=1e-6)
     assert a["null_scores"].shape == (2, 20, 2) and a["null_scores"][..., 0].mean() > 3
     assert abs(a["null_scores"][..., 1].mean()) < 1
+
+
+def test_the_departures_from_a_running_mean_are_looked_at_likewise(kept):
+    result, made, _ = kept
+    path, a = made.weights[40:].astype(float), result.arrays
+    width = len(path) // 16 * 2 + 1
+    smooth = np.stack([np.convolve(column, np.ones(width) / width, mode="valid") for column in path.T], axis=1)
+    rest = path[width // 2 : -(width // 2)] - smooth
+    assert np.allclose(a["fast_scores"], series.area_scores(rest), rtol=1e-3)
+    assert np.allclose(a["fast_picture"].var(0), series.principal_components(rest, 2).var(0), rtol=0.2)
 
 
 def test_spectrum_and_autocorrelation_are_means_over_the_weights_that_move(kept):
@@ -282,7 +293,7 @@ def test_the_paper_s_preset_has_the_paper_s_numbers_and_the_others_depart_from_i
 def test_the_table_says_what_the_arrays_say(kept):
     result, _, _ = kept
     a, lines = result.arrays, reports.table(result).splitlines()
-    text = {line[:33].strip(): line[33:].strip() for line in lines}
+    text = dict(reversed([re.split(r"  +", line.strip(), maxsplit=1) for line in lines]))  # of two rows, the first
     assert text["tiny-fc on digits"].startswith("520 epochs of ")
     assert text["area / error, in new data"].startswith(f"{a['scores'][1]:.1f}; {a['null_scores'][0, :, 1].mean():.1f}")
     assert f"limit {a['line'][1]:.1f}" in text["strongest line"]
