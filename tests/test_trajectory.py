@@ -174,6 +174,21 @@ def test_the_noise_of_a_batch_has_mean_zero_and_the_trace_of_its_covariance(slop
     assert abs(noise.mean() - expected) < 4 * noise.std() / np.sqrt(len(noise))
 
 
+def test_the_floor_is_that_of_a_convex_loss_with_independent_batches(tmp_path):
+    """Logistic regression with weight decay and momentum: |grad f|^2 is T tr FD, but for a term of order lr."""
+    chosen = quick(lr=0.01, weight_decay=0.1, sampling="with", batch_size=16, burn=0)
+    dataset, g = experiments.prepare(chosen), generator(4)
+    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 3))
+    options = {name: getattr(chosen, name) for name in ("lr", "momentum", "nesterov", "weight_decay", "sampling")}
+    options |= {"n_steps": 60_000, "every": 20, "batch_size": 16, "generator": g, "progress": False}
+    path = sgd.record(net, cross_entropy, dataset.x_train, dataset.y_train, tmp_path, **options).weights[300:]
+    found = _trajectory_measures._gradients(chosen, dataset, net, path, g)
+    square, error = series.batch_means(np.square(found["gradient"]), 20)
+    floor = found["floor_square"].mean()
+    assert error < 0.1 * square and found["floor_error"].max() < floor
+    assert abs(square - floor) < 4 * error + 0.05 * floor
+
+
 def test_the_null_of_a_weight_has_its_correlation_and_is_stationary():
     slow = series.LinearProcess([[0.95]], [[1.0]])
     x = np.hstack([slow.sample(50_000, generator=generator(s)) for s in range(4)])
