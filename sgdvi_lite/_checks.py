@@ -14,6 +14,12 @@ def positive(name: str, value: float) -> None:
         raise ValueError(f"{name} = {value}: expected a finite number > 0")
 
 
+def not_negative(name: str, value: float) -> None:
+    """Raise unless ``value`` is a finite number, zero or above."""
+    if not (math.isfinite(value) and value >= 0):
+        raise ValueError(f"{name} = {value}: expected a finite number >= 0")
+
+
 def count(name: str, value: object, low: int = 1, high: int | None = None, remedy: str = "") -> None:
     """Raise unless ``value`` is an integer in [low, high]."""
     allowed = f">= {low}" if high is None else f"in [{low}, {high}]"
@@ -35,6 +41,14 @@ def one_of(name: str, value: str, allowed) -> None:
     """Raise unless ``value`` is one of the ``allowed`` names."""
     if value not in allowed:
         raise ValueError(f"{name} = {value!r}: expected one of {', '.join(allowed)}")
+
+
+def device(name: str) -> None:
+    """Raise unless a tensor can be put on the device of that name."""
+    try:
+        torch.empty(0, device=torch.device(name))
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device = {name!r}: not available here; expected cpu, or cuda where there is one") from error
 
 
 def same_length(x_name: str, x: Tensor, y_name: str, y: Tensor) -> None:

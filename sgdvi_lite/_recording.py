@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import platform
 from dataclasses import dataclass
 from pathlib import Path
@@ -206,8 +205,7 @@ def _check(model, x, y, rates: dict, b: int, n_steps: int, every: int, sampling:
     _checks.one_of("engine", engine, ENGINES)
     batches(len(x), b, sampling, generator)
     _checks.momentum(rates["momentum"], rates["nesterov"])
-    if not (math.isfinite(rates["weight_decay"]) and rates["weight_decay"] >= 0):
-        raise ValueError(f"weight_decay = {rates['weight_decay']}: expected a finite number >= 0")
+    _checks.not_negative("weight_decay", rates["weight_decay"])
     kinds = {p.dtype for p in model.parameters()}
     if len(kinds) != 1 or not kinds <= set(DTYPES):
         raise ValueError(f"model has weights of {kinds}: expected one of torch.float32, torch.float64 for all of them")

@@ -1,108 +1,33 @@
 """Experiments that run from the command line: a preset, a table, a figure, a saved result.
 
-Each experiment is cut into units; what a unit finished is on disk before the next begins, so that a run that was
-stopped goes on where it was. Chapter 9 reads the results of ``spectrum``.
+A run that was stopped goes on where it was: what it has finished is on disk. Chapter 9 reads the results of
+``spectrum``, chapter 10 those of ``trajectory``.
 """
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
-import math
-import time
-from dataclasses import asdict, dataclass, replace
+import shutil
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 
-import numpy as np
-import torch
-from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
-from tqdm.auto import tqdm
+from sgdvi_lite import _checks, _spectrum_run, _trajectory_run, data, reports, results
+from sgdvi_lite._spectrum_run import Spectrum
+from sgdvi_lite._trajectory_run import Trajectory
+from sgdvi_lite.nets import error_rate
 
-from sgdvi_lite import _checks, data, linalg, nets, reports, results
-from sgdvi_lite.diffusion import DiffusionMatrix
-from sgdvi_lite.sgd import SGD
+__all__ = ["PRESETS", "Spectrum", "Trajectory", "error_rate", "prepare", "result_path", "run", "settings"]
 
+Settings = Spectrum | Trajectory
 
-@dataclass(frozen=True)
-class Spectrum:
-    """Settings of ``spectrum``: train a network, compute ``D`` at several instants of the training.
+_RUNS = {"spectrum": _spectrum_run, "trajectory": _trajectory_run}
 
-    ``data`` is a name or an ``.npz`` (see :func:`sgdvi_lite.data.load`), ``pool`` the side to which its images are
-    averaged, ``examples`` the number of training examples over which ``D`` is computed (the first of a random order;
-    all, if there are fewer), ``instants`` fractions of the epochs. The learning rate falls to zero along a cosine. The
-    images are standardised or, with ``whiten``, contrast-normalised and ZCA-whitened; with ``augment`` they are shifted
-    and mirrored at random in training, and ``D`` is computed over one such copy of each. In ``arithmetic``
-    float64 all eigenvalues are computed; in float32, for large ``d`` and ``N``, those above the rank's threshold.
-    """
-
-    data: str = "digits"
-    net: str = "small-fc"
-    pool: int | None = None
-    epochs: int = 10
-    lr: float = 0.05
-    momentum: float = 0.9
-    batch_size: int = 64
-    examples: int = 2000
-    instants: tuple[float, ...] = (0.2, 0.4, 1.0)
-    whiten: bool = False
-    augment: bool = False
-    seed: int = 0
-    device: str = "cpu"
-    arithmetic: str = "float64"
-
-    def __post_init__(self):
-        """Refuse settings that cannot work before any work is done."""
-        _checks.one_of("net", self.net, nets.NETWORKS)
-        _checks.one_of("arithmetic", self.arithmetic, ("float64", "float32"))
-        for name in ("epochs", "batch_size"):
-            _checks.count(name, getattr(self, name))
-        _checks.count("examples", self.examples, low=2)
-        _checks.positive("lr", self.lr)
-        if not 0 <= self.momentum < 1:
-            raise ValueError(f"momentum = {self.momentum}: expected a number in [0, 1)")
-        available_device(self.device)
-        if not all(0 <= instant <= 1 for instant in self.instants):
-            raise ValueError(f"instants = {self.instants}: expected fractions of the training in [0, 1]")
-
-    @property
-    def stops(self) -> list[int]:
-        """The epochs after which ``D`` is computed; 0 is the initialisation."""
-        return sorted({max(instant > 0, round(instant * self.epochs)) for instant in self.instants})
-
-    def rate(self, epoch: int) -> float:
-        """Learning rate in an epoch: half a cosine from ``lr`` towards zero."""
-        return self.lr * 0.5 * (1 + math.cos(math.pi * epoch / self.epochs))
+PRESETS: dict[str, dict[str, Settings]] = {name: module.PRESETS for name, module in _RUNS.items()}
+"""Settings by experiment and preset: ``lite`` for two CPU cores, the others at the paper's size."""
 
 
-def available_device(name: str) -> torch.device:
-    """Return the device of that name, or raise if there is none."""
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device = {name!r}: not available here; expected cpu, or cuda where there is one") from error
-    return device
-
-
-_PAPER = Spectrum(examples=60_000, instants=(0.0, 0.2, 0.4, 1.0))
-_MNIST = replace(_PAPER, data="mnist", epochs=20)
-_CIFAR = replace(_PAPER, net="small-allcnn", epochs=200, lr=0.1, batch_size=128, whiten=True)
-PRESETS: dict[str, dict[str, Spectrum]] = {
-    "spectrum": {
-        "lite": Spectrum(),
-        "paper-mnist-lenet": replace(_MNIST, net="small-lenet"),
-        "paper-mnist-fc": replace(_MNIST, net="small-fc", pool=7),
-        "paper-cifar10": replace(_CIFAR, data="cifar10"),
-        "paper-cifar10-augmented": replace(_CIFAR, data="cifar10", augment=True),
-        "paper-cifar100": replace(_CIFAR, data="cifar100"),
-    }
-}
-"""Settings by experiment and preset: ``lite`` for two CPU cores, the others at the paper's size for a GPU."""
-
-
-def settings(experiment: str, preset: str, **changes) -> Spectrum:
+def settings(experiment: str, preset: str, **changes) -> Settings:
     """Return the settings of a preset, with the changes that are not ``None``.
 
     Raises
@@ -118,10 +43,15 @@ def settings(experiment: str, preset: str, **changes) -> Spectrum:
     """
     _checks.one_of("experiment", experiment, PRESETS)
     _checks.one_of("preset", preset, PRESETS[experiment])
-    return replace(PRESETS[experiment][preset], **{name: v for name, v in changes.items() if v is not None})
+    usual, given = PRESETS[experiment][preset], {name: v for name, v in changes.items() if v is not None}
+    known = [field.name for field in fields(usual)]
+    for name, value in given.items():
+        if name not in known:
+            raise ValueError(f"{name} = {value!r}: {experiment} has no such setting; it has {', '.join(known)}")
+    return replace(usual, **given)
 
 
-def result_path(experiment: str, preset: str, chosen: Spectrum, folder: str | Path) -> Path:
+def result_path(experiment: str, preset: str, chosen: Settings, folder: str | Path) -> Path:
     """File of a run: its name tells experiment, preset, network and data, and ends in a digest of all settings.
 
     Where ``data`` is a file, its contents enter the digest, so that a changed file is never taken for the old one.
@@ -135,11 +65,12 @@ def result_path(experiment: str, preset: str, chosen: Spectrum, folder: str | Pa
 def run(
     experiment: str,
     preset: str,
-    chosen: Spectrum,
+    chosen: Settings,
     *,
     folder: str | Path,
     progress: bool = True,
     force: bool = False,
+    keep: bool = False,
 ) -> Path:
     """Run an experiment, or go on with one that was stopped, and return its result's file; a figure lies beside it.
 
@@ -153,12 +84,15 @@ def run(
         Whether to show progress bars.
     force
         Run again even if this very result is there.
+    keep
+        Leave what the run wrote on its way in ``....partial`` beside the result, such as the recorded weights.
     """
     path = result_path(experiment, preset, chosen, folder)
     if path.exists() and not force:
         return path
     dataset = prepare(chosen)
-    arrays, seconds = _spectrum(chosen, dataset, path.with_suffix(".partial.pt"), progress)
+    partial = path.with_suffix(".partial")
+    arrays, seconds = _RUNS[experiment].compute(chosen, dataset, partial, progress)
     note = results.provenance(
         preset=preset,
         seed=chosen.seed,
@@ -170,114 +104,18 @@ def run(
         changed_from_preset=_changes(chosen, PRESETS[experiment][preset]),
     )
     results.save(path, arrays, note)
-    path.with_suffix(".partial.pt").unlink(missing_ok=True)
+    if not keep:
+        shutil.rmtree(partial, ignore_errors=True)
     reports.draw(results.load(path), path.with_suffix(".svg"))
     return path
 
 
-def _changes(chosen: Spectrum, preset: Spectrum) -> list[str]:
+def _changes(chosen: Settings, preset: Settings) -> list[str]:
     """Names of the settings that differ from the preset's."""
     given, usual = asdict(chosen), asdict(preset)
     return [name for name in given if given[name] != usual[name]]
 
 
-def prepare(chosen: Spectrum) -> data.Dataset:
-    """Load the data of an experiment, pool the images if asked, and standardise or whiten them."""
-    dataset = data.load(chosen.data)
-    if chosen.pool is not None:
-        dataset = data.average_pool(dataset, chosen.pool)
-    return data.gcn_zca(dataset) if chosen.whiten else data.standardise(dataset)
-
-
-def _spectrum(chosen: Spectrum, dataset: data.Dataset, partial: Path, progress: bool) -> tuple[dict, float]:
-    trainer, order = _start(chosen, dataset)
-    rows, spent = _resume(partial, trainer)
-    started = time.monotonic() - spent
-    for stop in chosen.stops[len(rows) :]:
-        _train(trainer, stop, progress)
-        rows.append(_row(trainer, dataset, order, chosen.arithmetic, progress))
-        state = {"trainer": trainer.state_dict(), "rows": rows, "spent": time.monotonic() - started}
-        results.write_atomically(partial, lambda file, state=state: torch.save(state, file))
-    arrays = {name: np.stack([row[name].numpy() for row in rows]) for name in rows[0]}
-    N, d = len(order), nets.count_parameters(trainer.model)
-    arrays |= {
-        "N": np.array(N),
-        "d": np.array(d),
-        "null": linalg.marchenko_pastur(N, d).numpy() * float(arrays["trace"][-1]) / d,
-    }
-    return arrays, time.monotonic() - started
-
-
-def _start(chosen: Spectrum, dataset: data.Dataset) -> tuple[SGD, Tensor]:
-    generator = torch.Generator().manual_seed(chosen.seed)
-    shape = tuple(dataset.x_train.shape[1:])
-    model = nets.build(chosen.net, in_shape=shape, classes=dataset.classes, generator=generator).to(chosen.device)
-    order = torch.randperm(len(dataset.x_train), generator=generator)[: chosen.examples]
-    x, y = dataset.x_train.to(chosen.device), dataset.y_train.to(chosen.device)
-    options = {"momentum": chosen.momentum, "nesterov": chosen.momentum > 0, "generator": generator}
-    options["transform"] = data.augment if chosen.augment else None
-    trainer = SGD(model, cross_entropy, x, y, lr=chosen.rate, batch_size=chosen.batch_size, **options)
-    return trainer, order
-
-
-def _resume(partial: Path, trainer: SGD) -> tuple[list[dict], float]:
-    if not partial.exists():
-        return [], 0.0
-    state = torch.load(partial, weights_only=True, map_location="cpu")
-    trainer.load_state_dict(state["trainer"])
-    return state["rows"], state["spent"]
-
-
-def _train(trainer: SGD, stop: int, progress: bool) -> None:
-    epochs = range(trainer.epochs_done, stop)
-    for _ in tqdm(epochs, desc=f"training to epoch {stop}", unit="epoch", disable=not progress, leave=False):
-        trainer.epoch()
-
-
-LEADING = 3000
-"""Eigenvalues kept of a run in float32; zeros stand for those that were not computed."""
-
-
-def _row(trainer: SGD, dataset: data.Dataset, order: Tensor, arithmetic: str, progress: bool) -> dict[str, Tensor]:
-    dtype = getattr(torch, arithmetic)
-    model = copy.deepcopy(trainer.model).to(dtype).eval()
-    x, y = trainer.x[order], trainer.y[order]
-    if trainer.transform:
-        x = trainer.transform(x, torch.Generator().manual_seed(trainer.epochs_done))
-    D = DiffusionMatrix.from_model(model, cross_entropy, x.to(dtype), y, progress=progress)
-    row = {
-        "epoch": trainer.epochs_done,
-        "eps": torch.finfo(dtype).eps,
-        "trace": D.trace(),
-        "frobenius": D.frobenius_norm(),
-        "train_error": error_rate(trainer.model, trainer.x, trainer.y),
-        "test_error": error_rate(trainer.model, dataset.x_test, dataset.y_test),
-    }
-    row |= _all_eigenvalues(D) if arithmetic == "float64" else _leading_eigenvalues(D)
-    return {name: torch.as_tensor(np.asarray(value)) for name, value in row.items()}
-
-
-def _all_eigenvalues(D: DiffusionMatrix) -> dict[str, object]:
-    return {"eigenvalues": D.eigenvalues(min(D.N, D.shape[0])).cpu(), "failure_probability": 0.0}
-
-
-def _leading_eigenvalues(D: DiffusionMatrix) -> dict[str, object]:
-    """Those that the rank counts; if there are more than fit the file, an error says so before anything is cut."""
-    found = D.rank_certificate()
-    if found.count > LEADING:
-        raise ValueError(
-            f"arithmetic = 'float32': {found.count} eigenvalues lie above the threshold, and {LEADING} are kept; use "
-            "arithmetic='float64', which keeps all"
-        )
-    values = torch.zeros(min(LEADING, D.shape[0]), dtype=torch.float64)
-    values[: found.count] = found.values.cpu()
-    return {"eigenvalues": values, "failure_probability": found.failure_probability}
-
-
-@torch.no_grad()
-def error_rate(model: nn.Module, x: Tensor, y: Tensor, chunk: int = 4096) -> float:
-    """Fraction of examples whose largest output is not their label, in evaluation mode."""
-    device = next(model.parameters()).device
-    model.eval()
-    parts = zip(x.split(chunk), y.split(chunk), strict=True)
-    return sum(int((model(a.to(device)).argmax(1) != b.to(device)).sum()) for a, b in parts) / len(x)
+def prepare(chosen: Settings) -> data.Dataset:
+    """Load the data of an experiment and preprocess it as the settings say."""
+    return chosen.prepared(data.load(chosen.data))

@@ -159,3 +159,22 @@ def set_flat_parameters(model: nn.Module, vector: Tensor) -> None:
         if p.requires_grad:
             p.copy_(vector[position : position + p.numel()].view_as(p))
             position += p.numel()
+
+
+@torch.no_grad()
+def error_rate(model: nn.Module, x: Tensor, y: Tensor, chunk: int = 4096) -> float:
+    """Fraction of examples whose largest output is not their label, in evaluation mode, in which the model stays.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sgdvi_lite import nets
+    >>> model = torch.nn.Linear(2, 2, bias=False)
+    >>> nets.set_flat_parameters(model, torch.tensor([1.0, 0.0, 0.0, 1.0]))  # the identity
+    >>> nets.error_rate(model, torch.tensor([[2.0, 1.0], [3.0, 1.0]]), torch.tensor([0, 1]))
+    0.5
+    """
+    device = next(model.parameters()).device
+    model.eval()
+    parts = zip(x.split(chunk), y.split(chunk), strict=True)
+    return sum(int((model(a.to(device)).argmax(1) != b.to(device)).sum()) for a, b in parts) / len(x)

@@ -1,4 +1,4 @@
-"""Time series: spectra, autocorrelation, stationarity, currents in a plane, each with its error, and null models.
+"""Time series: spectra, autocorrelation, stationarity, currents, cycles, each with its error, and null models.
 
 Arrays are NumPy, float64, with time along the first axis; lags and frequencies count in samples of the series (steps of
 SGD times ``every``, for a recording). Chapter 10 puts every inference from a long trajectory beside its null model.
@@ -11,6 +11,16 @@ from typing import NamedTuple
 from numpy.typing import ArrayLike
 
 from sgdvi_lite._currents import VelocityField, lagged_covariance, stochastic_area, velocity_field
+from sgdvi_lite._cycles import (
+    Line,
+    Scores,
+    area_by_lag,
+    area_scores,
+    chosen_plane,
+    principal_components,
+    strongest_line,
+    turning_plane,
+)
 from sgdvi_lite._estimates import Estimate, as_series, batch_means, ratio_of_means
 from sgdvi_lite._spectra import (
     ShortSeriesError,
@@ -34,24 +44,32 @@ from sgdvi_lite._surrogates import (
 __all__ = [
     "Balance",
     "Estimate",
+    "Line",
     "LinearProcess",
+    "Scores",
     "ShortSeriesError",
     "Spectrum",
     "VelocityField",
+    "area_by_lag",
+    "area_scores",
     "autocorrelation",
     "autocorrelation_band",
     "batch_means",
     "brownian",
+    "chosen_plane",
     "fit_linear",
     "increment_spectrum",
     "integrated_time",
     "lagged_covariance",
     "momentum_process",
     "phase_surrogate",
+    "principal_components",
     "spectrum",
     "stationarity",
     "stochastic_area",
+    "strongest_line",
     "time_reversed",
+    "turning_plane",
     "velocity_field",
     "white_noise",
 ]

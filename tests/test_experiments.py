@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from sgdvi_lite import experiments, reports, results
+from sgdvi_lite import _spectrum_run, experiments, reports, results
 from sgdvi_lite.__main__ import main
 
 QUICK = {"net": "tiny-fc", "pool": 4, "epochs": 5, "examples": 60}
@@ -58,7 +58,7 @@ def test_the_same_settings_give_the_same_numbers(path, tmp_path):
 
 
 def test_a_stopped_run_goes_on_and_gives_the_same_numbers(path, tmp_path, monkeypatch):
-    row, calls = experiments._row, []
+    row, calls = _spectrum_run._row, []
 
     def stopped_at_the_second(*args):
         calls.append(1)
@@ -66,12 +66,13 @@ def test_a_stopped_run_goes_on_and_gives_the_same_numbers(path, tmp_path, monkey
             raise KeyboardInterrupt
         return row(*args)
 
-    monkeypatch.setattr(experiments, "_row", stopped_at_the_second)
+    monkeypatch.setattr(_spectrum_run, "_row", stopped_at_the_second)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, quick())
-    assert [p.suffixes[-2:] for p in tmp_path.iterdir()] == [[".partial", ".pt"]]
+    (partial,) = tmp_path.iterdir()
+    assert partial.suffix == ".partial" and [p.name for p in partial.iterdir()] == ["state.pt"]
     again = results.load(run(tmp_path, quick())).arrays
-    assert len(calls) == 4
+    assert len(calls) == 4 and not partial.exists()
     assert all(np.array_equal(array, again[name]) for name, array in results.load(path).arrays.items())
 
 
@@ -85,6 +86,22 @@ def test_a_finished_result_is_not_computed_again_unless_forced(path, monkeypatch
 def test_different_settings_have_different_files(tmp_path):
     names = {experiments.result_path("spectrum", "lite", quick(seed=seed), tmp_path) for seed in range(3)}
     assert len(names) == 3
+
+
+def test_the_names_of_results_stay_as_they_were(tmp_path):
+    """Else a saved result would not be found again; a new setting of an experiment must not change them."""
+    digests = {
+        "lite": "small-fc-digits-990730",
+        "paper-mnist-lenet": "small-lenet-mnist-0dbebe",
+        "paper-mnist-fc": "small-fc-mnist-0b4334",
+        "paper-cifar10": "small-allcnn-cifar10-eb27cf",
+        "paper-cifar10-augmented": "small-allcnn-cifar10-a196bf",
+        "paper-cifar100": "small-allcnn-cifar100-7b634e",
+    }
+    for preset, end in digests.items():
+        chosen = experiments.settings("spectrum", preset)
+        name = experiments.result_path("spectrum", preset, chosen, tmp_path).name
+        assert name == f"spectrum-{preset}-{end}.npz"
 
 
 def test_the_table_says_what_the_arrays_say(path):
@@ -158,10 +175,15 @@ def test_bad_settings_leave_nothing_behind(change, message, tmp_path):
 
 
 def test_an_unknown_experiment_or_preset():
-    with pytest.raises(ValueError, match="experiment = 'tides': expected one of spectrum"):
+    with pytest.raises(ValueError, match="experiment = 'tides': expected one of spectrum, trajectory"):
         experiments.settings("tides", "lite")
     with pytest.raises(ValueError, match="preset = 'huge': expected one of lite, paper-mnist-lenet"):
         experiments.settings("spectrum", "huge")
+
+
+def test_a_setting_of_another_experiment_is_refused():
+    with pytest.raises(ValueError, match="burn = 3: spectrum has no such setting; it has data, net, pool"):
+        experiments.settings("spectrum", "lite", burn=3)
 
 
 ARGUMENTS = [

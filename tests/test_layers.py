@@ -12,7 +12,7 @@ LIBRARY = Path(sgdvi_lite.__file__).parent
 MODULES = sorted(path for path in LIBRARY.glob("*.py") if path.name != "__init__.py")
 LAYERS = [
     {"_checks", "_fields", "_files", "_krylov", "_stencil", "linalg", "symbolic"}
-    | {"_currents", "_estimates", "_spectra", "_surrogates", "series"},
+    | {"_currents", "_cycles", "_estimates", "_spectra", "_surrogates", "series"},
     {"_arrays", "_download", "_images", "data", "nets"},
     {"_backends", "_eigen", "_factors", "_lanczos", "_memory", "_sharding", "gradients", "diffusion", "minibatch"}
     | {"sde", "ou", "fokker_planck"}
@@ -28,7 +28,8 @@ LAYERS = [
         "_layers",
     },
     {"thermo"},
-    {"experiments", "reports", "results", "plots", "ledger", "slider"},
+    {"_spectrum_report", "_spectrum_run", "_trajectory_measures", "_trajectory_report", "_trajectory_run"}
+    | {"experiments", "reports", "results", "plots", "ledger", "slider"},
     {"__main__"},
 ]
 LAYER = {name: level for level, names in enumerate(LAYERS) for name in names}

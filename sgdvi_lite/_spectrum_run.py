@@ -1,0 +1,180 @@
+"""The experiment ``spectrum``: train a network and compute ``D`` at several instants of the training.
+
+Each instant is on disk before the next begins, so that a run that was stopped goes on where it was.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from tqdm.auto import tqdm
+
+from sgdvi_lite import _checks, data, linalg, nets, results
+from sgdvi_lite.diffusion import DiffusionMatrix
+from sgdvi_lite.sgd import SGD
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """Settings of ``spectrum``: train a network, compute ``D`` at several instants of the training.
+
+    ``data`` is a name or an ``.npz`` (see :func:`sgdvi_lite.data.load`), ``pool`` the side to which its images are
+    averaged, ``examples`` the number of training examples over which ``D`` is computed (the first of a random order;
+    all, if there are fewer), ``instants`` fractions of the epochs. The learning rate falls to zero along a cosine. The
+    images are standardised or, with ``whiten``, contrast-normalised and ZCA-whitened; with ``augment`` they are shifted
+    and mirrored at random in training, and ``D`` is computed over one such copy of each. In ``arithmetic``
+    float64 all eigenvalues are computed; in float32, for large ``d`` and ``N``, those above the rank's threshold.
+    """
+
+    data: str = "digits"
+    net: str = "small-fc"
+    pool: int | None = None
+    epochs: int = 10
+    lr: float = 0.05
+    momentum: float = 0.9
+    batch_size: int = 64
+    examples: int = 2000
+    instants: tuple[float, ...] = (0.2, 0.4, 1.0)
+    whiten: bool = False
+    augment: bool = False
+    seed: int = 0
+    device: str = "cpu"
+    arithmetic: str = "float64"
+
+    def __post_init__(self):
+        """Refuse settings that cannot work before any work is done."""
+        _checks.one_of("net", self.net, nets.NETWORKS)
+        _checks.one_of("arithmetic", self.arithmetic, ("float64", "float32"))
+        for name in ("epochs", "batch_size"):
+            _checks.count(name, getattr(self, name))
+        _checks.count("examples", self.examples, low=2)
+        _checks.positive("lr", self.lr)
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"momentum = {self.momentum}: expected a number in [0, 1)")
+        _checks.device(self.device)
+        if not all(0 <= instant <= 1 for instant in self.instants):
+            raise ValueError(f"instants = {self.instants}: expected fractions of the training in [0, 1]")
+
+    @property
+    def stops(self) -> list[int]:
+        """The epochs after which ``D`` is computed; 0 is the initialisation."""
+        return sorted({max(instant > 0, round(instant * self.epochs)) for instant in self.instants})
+
+    def rate(self, epoch: int) -> float:
+        """Learning rate in an epoch: half a cosine from ``lr`` towards zero."""
+        return self.lr * 0.5 * (1 + math.cos(math.pi * epoch / self.epochs))
+
+    def prepared(self, dataset: data.Dataset) -> data.Dataset:
+        """Pool the images if asked, and standardise or whiten them."""
+        if self.pool is not None:
+            dataset = data.average_pool(dataset, self.pool)
+        return data.gcn_zca(dataset) if self.whiten else data.standardise(dataset)
+
+
+_PAPER = Spectrum(examples=60_000, instants=(0.0, 0.2, 0.4, 1.0))
+_MNIST = replace(_PAPER, data="mnist", epochs=20)
+_CIFAR = replace(_PAPER, net="small-allcnn", epochs=200, lr=0.1, batch_size=128, whiten=True)
+PRESETS = {
+    "lite": Spectrum(),
+    "paper-mnist-lenet": replace(_MNIST, net="small-lenet"),
+    "paper-mnist-fc": replace(_MNIST, net="small-fc", pool=7),
+    "paper-cifar10": replace(_CIFAR, data="cifar10"),
+    "paper-cifar10-augmented": replace(_CIFAR, data="cifar10", augment=True),
+    "paper-cifar100": replace(_CIFAR, data="cifar100"),
+}
+"""Settings by name: ``lite`` for two CPU cores, the others at the paper's size for a GPU."""
+
+
+def compute(chosen: Spectrum, dataset: data.Dataset, partial: Path, progress: bool) -> tuple[dict, float]:
+    """Run the experiment, or go on with what lies in the folder ``partial``; return its arrays and its seconds."""
+    trainer, order = _start(chosen, dataset)
+    state_file = partial / "state.pt"
+    rows, spent = _resume(state_file, trainer)
+    started = time.monotonic() - spent
+    for stop in chosen.stops[len(rows) :]:
+        _train(trainer, stop, progress)
+        rows.append(_row(trainer, dataset, order, chosen.arithmetic, progress))
+        state = {"trainer": trainer.state_dict(), "rows": rows, "spent": time.monotonic() - started}
+        results.write_atomically(state_file, lambda file, state=state: torch.save(state, file))
+    arrays = {name: np.stack([row[name].numpy() for row in rows]) for name in rows[0]}
+    N, d = len(order), nets.count_parameters(trainer.model)
+    arrays |= {
+        "N": np.array(N),
+        "d": np.array(d),
+        "null": linalg.marchenko_pastur(N, d).numpy() * float(arrays["trace"][-1]) / d,
+    }
+    return arrays, time.monotonic() - started
+
+
+def _start(chosen: Spectrum, dataset: data.Dataset) -> tuple[SGD, Tensor]:
+    generator = torch.Generator().manual_seed(chosen.seed)
+    shape = tuple(dataset.x_train.shape[1:])
+    model = nets.build(chosen.net, in_shape=shape, classes=dataset.classes, generator=generator).to(chosen.device)
+    order = torch.randperm(len(dataset.x_train), generator=generator)[: chosen.examples]
+    x, y = dataset.x_train.to(chosen.device), dataset.y_train.to(chosen.device)
+    options = {"momentum": chosen.momentum, "nesterov": chosen.momentum > 0, "generator": generator}
+    options["transform"] = data.augment if chosen.augment else None
+    trainer = SGD(model, cross_entropy, x, y, lr=chosen.rate, batch_size=chosen.batch_size, **options)
+    return trainer, order
+
+
+def _resume(file: Path, trainer: SGD) -> tuple[list[dict], float]:
+    if not file.exists():
+        return [], 0.0
+    state = torch.load(file, weights_only=True, map_location="cpu")
+    trainer.load_state_dict(state["trainer"])
+    return state["rows"], state["spent"]
+
+
+def _train(trainer: SGD, stop: int, progress: bool) -> None:
+    epochs = range(trainer.epochs_done, stop)
+    for _ in tqdm(epochs, desc=f"training to epoch {stop}", unit="epoch", disable=not progress, leave=False):
+        trainer.epoch()
+
+
+LEADING = 3000
+"""Eigenvalues kept of a run in float32; zeros stand for those that were not computed."""
+
+
+def _row(trainer: SGD, dataset: data.Dataset, order: Tensor, arithmetic: str, progress: bool) -> dict[str, Tensor]:
+    dtype = getattr(torch, arithmetic)
+    model = copy.deepcopy(trainer.model).to(dtype).eval()
+    x, y = trainer.x[order], trainer.y[order]
+    if trainer.transform:
+        x = trainer.transform(x, torch.Generator().manual_seed(trainer.epochs_done))
+    D = DiffusionMatrix.from_model(model, cross_entropy, x.to(dtype), y, progress=progress)
+    row = {
+        "epoch": trainer.epochs_done,
+        "eps": torch.finfo(dtype).eps,
+        "trace": D.trace(),
+        "frobenius": D.frobenius_norm(),
+        "train_error": nets.error_rate(trainer.model, trainer.x, trainer.y),
+        "test_error": nets.error_rate(trainer.model, dataset.x_test, dataset.y_test),
+    }
+    row |= _all_eigenvalues(D) if arithmetic == "float64" else _leading_eigenvalues(D)
+    return {name: torch.as_tensor(np.asarray(value)) for name, value in row.items()}
+
+
+def _all_eigenvalues(D: DiffusionMatrix) -> dict[str, object]:
+    return {"eigenvalues": D.eigenvalues(min(D.N, D.shape[0])).cpu(), "failure_probability": 0.0}
+
+
+def _leading_eigenvalues(D: DiffusionMatrix) -> dict[str, object]:
+    """Those that the rank counts; if there are more than fit the file, an error says so before anything is cut."""
+    found = D.rank_certificate()
+    if found.count > LEADING:
+        raise ValueError(
+            f"arithmetic = 'float32': {found.count} eigenvalues lie above the threshold, and {LEADING} are kept; use "
+            "arithmetic='float64', which keeps all"
+        )
+    values = torch.zeros(min(LEADING, D.shape[0]), dtype=torch.float64)
+    values[: found.count] = found.values.cpu()
+    return {"eigenvalues": values, "failure_probability": found.failure_probability}

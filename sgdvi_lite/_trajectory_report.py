@@ -1,0 +1,140 @@
+"""What a saved trajectory says: a table, a line for each finding beside its null model, and a figure of four panels."""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from sgdvi_lite import plots, results
+
+RUN, NULL = plots.COLOURS[:2]
+WHITE = 2.576
+"""Half-width of the 99 % band of white noise, in units of 1 / sqrt(n)."""
+
+
+def table(result: results.Result) -> str:
+    """Return the table of a ``trajectory`` result as text."""
+    a = result.arrays
+    rows = [
+        _what(result),
+        ("loss, first and last tenth", "{:.4g} -> {:.4g}".format(*ends(a["loss"]))),
+        ("error, training and test", f"{a['train_error']:.2%}, {a['test_error']:.2%}"),
+        ("|x|, first and last tenth", "{:.4g} -> {:.4g}".format(*ends(a["size"]))),
+        ("Yaida's balance", "{:.4f} +- {:.4f}, {:+.1f} errors from 1".format(*a["balance"])),
+        *_gradient_rows(a),
+        ("increments below 0.05 cycles", "{:.2%}; AR(1) of each weight {:.2%}".format(*a["low_share"])),
+        ("correlations outside white band", "{:.0%}; AR(1) of each weight {:.0%}".format(*a["outside"])),
+        ("variance of two components", "{:.0%}, {:.0%}".format(*a["share"][:2])),
+        ("is there a current: run", "null models: reversible fit and separate phases, mean +- deviation"),
+        *_turning_rows(a),
+        ("departures from a running mean", "likewise"),
+        *_turning_rows(fast(a)),
+    ]
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(f"{name:{width}}  {text}" for name, text in rows)
+
+
+def fast(a: dict) -> dict:
+    """What was measured of the departures from a running mean, under the names of what was measured of the weights."""
+    return {name.removeprefix("fast_"): value for name, value in a.items() if name.startswith("fast_")}
+
+
+def _what(result: results.Result) -> tuple[str, str]:
+    a, note = result.arrays, result.provenance["settings"]
+    after = note["epochs"] - note["burn"]
+    text = f"{after} epochs of {a['epoch_steps']} steps after {note['burn']}, N = {a['N']}"
+    return f"{note['net']} on {note['data']}", f"{text}, d = {a['d']}, of which {a['moving']} move"
+
+
+def ends(curve: np.ndarray) -> tuple[float, float]:
+    """Means of the first and of the last tenth of a curve."""
+    tenth = max(1, len(curve) // 10)
+    return float(curve[:tenth].mean()), float(curve[-tenth:].mean())
+
+
+def _gradient_rows(a: dict) -> list[tuple[str, str]]:
+    first, last = ends(a["gradient"])
+    floor = np.sqrt(max(ends(a["floor_square"])[1], 0.0))
+    return [
+        ("|grad f| / sqrt(d), likewise", f"{first:.3g} -> {last:.3g}, fallen {first / last:.2f}-fold"),
+        ("  in the last tenth", f"a batch's noise {ends(a['batch_noise'])[1]:.3g}, floor of the theory {floor:.3g}"),
+    ]
+
+
+def _turning_rows(a: dict) -> list[tuple[str, str]]:
+    own, new = a["scores"]
+    fit, phases = a["null_scores"]
+    area = a["area"][0]
+    top = area.argmax()
+    ratio, limit, frequency = a["line"]
+    return [
+        ("  area / error, where chosen", f"{own:.1f}; {_spread(fit[:, 0])} and {_spread(phases[:, 0])}"),
+        ("  area / error, in new data", f"{new:.1f}; {_spread(fit[:, 1])} and {_spread(phases[:, 1])}"),
+        ("  the same in the leading plane", f"{a['leading_scores'][1]:.1f}"),
+        ("  area over variance", f"{area[top]:.3f} at lag {a['area_lag'][top]}, then down to {area[top:].min():+.3f}"),
+        ("  strongest line", f"{ratio:.1f} at {frequency:.4f} cycles; limit {limit:.1f}, null {a['null_line'][0]:.1f}"),
+    ]
+
+
+def _spread(values: np.ndarray) -> str:
+    return f"{values.mean():.1f} +- {values.std(ddof=1):.1f}"
+
+
+def draw(result: results.Result) -> Figure:
+    """Draw the three plots of the longer version's Figure 3, with null models, and the area against the lag."""
+    figure = Figure(figsize=(9.6, 6.4))
+    (top, side), (below, last) = figure.subplots(2, 2)
+    n = result.provenance["settings"]["epochs"] - result.provenance["settings"]["burn"]
+    increments(top, result.arrays)
+    correlation(side, result.arrays, n)
+    gradient(below, result.arrays)
+    area(last, result.arrays)
+    return figure
+
+
+def increments(ax: Axes, a: dict) -> Axes:
+    """Plot (a): spectrum of the increments over their variance, and AR(1) processes fitted to each weight."""
+    _band(ax, a["frequency"], a["spectrum"])
+    ax.plot(a["frequency"], a["null_spectrum"], color=NULL, linewidth=1.2, label="AR(1), each weight")
+    ax.set(xscale="log", yscale="log", xlabel="cycles an epoch", title="(a) increments, density over variance")
+    ax.legend(fontsize=10)
+    return ax
+
+
+def correlation(ax: Axes, a: dict, n: int) -> Axes:
+    """Plot (b): autocorrelation of the weights, the band of white noise, AR(1) processes fitted to each weight."""
+    _band(ax, a["lag"], a["correlation"])
+    ax.plot(a["lag"], a["null_correlation"], color=NULL, linewidth=1.2)
+    ax.axhspan(-WHITE / np.sqrt(n), WHITE / np.sqrt(n), color=plots.GREY, alpha=0.4, linewidth=0)
+    ax.set(xscale="log", xlabel="lag, epochs", title="(b) autocorrelation of the weights")
+    return ax
+
+
+def gradient(ax: Axes, a: dict) -> Axes:
+    """Plot (c): norm of the full gradient over sqrt(d), the noise of a batch, and the floor of independent batches."""
+    ax.plot(a["gradient_epoch"], a["gradient"], color=RUN, linewidth=1)
+    ax.plot(a["floor_epoch"], a["batch_noise"], color=plots.GREY, linewidth=1, label="noise of a batch")
+    floor = np.sqrt(np.maximum(a["floor_square"], 0))
+    ax.plot(a["floor_epoch"], floor, "--", color=NULL, linewidth=1.2, label="floor, independent batches")
+    ax.set(yscale="log", xlabel="epoch", title=r"(c) $|\nabla f| / \sqrt{d}$")
+    ax.legend(fontsize=10)
+    return ax
+
+
+def area(ax: Axes, a: dict) -> Axes:
+    """Area against lag in the plane chosen in the first half, measured in the second, with two standard errors."""
+    for colour, name, part in ((RUN, "weights", a), (plots.COLOURS[2], "less a running mean", fast(a))):
+        value, error = part["area"]
+        ax.plot(part["area_lag"], value, color=colour, label=name)
+        ax.fill_between(part["area_lag"], value - 2 * error, value + 2 * error, color=colour, alpha=0.2, linewidth=0)
+    ax.axhline(0, color=plots.GREY, linewidth=0.8)
+    ax.set(xscale="log", xlabel="lag, epochs", title="area over variance, in new data")
+    ax.legend(fontsize=10)
+    return ax
+
+
+def _band(ax: Axes, x: np.ndarray, curves: np.ndarray) -> None:
+    mean, low, high = curves
+    ax.plot(x, mean, color=RUN, linewidth=1.2, label="weights: mean, middle 68 %")
+    ax.fill_between(x, low, high, color=RUN, alpha=0.2, linewidth=0)
