@@ -45,7 +45,8 @@ def stochastic_area(x: ArrayLike, lag: int = 1, n_batches: int = 30) -> Estimate
     lag
         Samples between the two points.
     n_batches
-        Stretches by which the error is estimated, each many correlation times long, as in :func:`batch_means`.
+        Stretches by which the error is estimated, as in :func:`batch_means`; each should be many correlation times
+        and many lags long, else the error is too small.
 
     Returns
     -------

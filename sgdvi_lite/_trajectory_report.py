@@ -83,12 +83,12 @@ def _spread(values: np.ndarray) -> str:
 
 def draw(result: results.Result) -> Figure:
     """Draw the three plots of the longer version's Figure 3, with null models, and the area against the lag."""
-    figure = Figure(figsize=(9.6, 6.4))
-    (top, side), (below, last) = figure.subplots(2, 2)
+    figure = Figure(figsize=(6.4, 13))
+    first, second, third, last = figure.subplots(4)
     n = result.provenance["settings"]["epochs"] - result.provenance["settings"]["burn"]
-    increments(top, result.arrays)
-    correlation(side, result.arrays, n)
-    gradient(below, result.arrays)
+    increments(first, result.arrays)
+    correlation(second, result.arrays, n)
+    gradient(third, result.arrays)
     area(last, result.arrays)
     return figure
 
