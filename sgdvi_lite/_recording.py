@@ -133,7 +133,7 @@ def record(
         are never changed.
     OSError
         Before any work, if the disk has no room for the recording.
-    RuntimeError
+    BlockingIOError
         If another process is recording into the folder.
     FloatingPointError
         If the loss or a weight becomes NaN or infinite: the step is named. The snapshots before it stay;

@@ -59,7 +59,7 @@ class Store:
         If the folder holds another run or other files; nothing in it is changed.
     OSError
         If the disk has no room for the whole recording; nothing is written.
-    RuntimeError
+    BlockingIOError
         If another process, or another call, is recording into the folder.
     """
 
@@ -135,7 +135,9 @@ def _lock(folder: Path) -> IO:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         file.close()
-        raise RuntimeError(f"folder = {str(folder)!r}: another process is recording there; wait for its end") from error
+        raise BlockingIOError(
+            f"folder = {str(folder)!r}: another process is recording there; wait for its end"
+        ) from error
     return file
 
 

@@ -246,7 +246,7 @@ def test_two_calls_never_record_into_one_folder(tmp_path, monkeypatch):
     def meanwhile(self, *arguments):
         if not told:
             told.append(None)
-            with pytest.raises(RuntimeError, match="another process is recording there; wait for its end") as error:
+            with pytest.raises(BlockingIOError, match="another process is recording there; wait for its end") as error:
                 recorded.start(tmp_path, n_steps=40)
             told[0] = error
         chunk(self, *arguments)
