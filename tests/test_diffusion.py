@@ -2,7 +2,7 @@ from fractions import Fraction
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from problems import generator, gradients_with_spectrum, network_problem
 from references import autograd_gradients, diffusion_from_pairs, minibatch_variance
@@ -30,6 +30,7 @@ def random_gradients(N, d, seed=0, dtype=torch.float64):
 # ---- the factor and the temperature
 
 
+@settings(deadline=None)
 @given(
     values=st.lists(st.integers(-9, 9), min_size=1, max_size=5),
     b=st.integers(1, 4),
@@ -256,6 +257,7 @@ def test_a_prescribed_spectrum_is_found(backend):
     assert D.stable_rank() == pytest.approx(5.001 / 4, rel=1e-8)
 
 
+@settings(deadline=None)
 @given(chunk=st.integers(1, 13), offset=st.floats(-1e4, 1e4))
 def test_streaming_neither_depends_on_chunks_nor_loses_digits_to_the_mean(chunk, offset):
     G = random_gradients(13, 4)

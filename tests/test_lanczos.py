@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from problems import generator
 
@@ -98,6 +98,7 @@ def test_a_space_that_is_too_small_says_how_far_it_got():
         certified(matrix(SPECTRA["plateau"]), 1e-6, limit=50)
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0, 10), min_size=2, max_size=30))
 def test_the_bound_from_two_sums_is_never_below_the_largest(numbers):
     bound = _lanczos.largest_bound(sum(numbers), sum(x * x for x in numbers), len(numbers))

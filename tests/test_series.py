@@ -99,7 +99,7 @@ def test_the_area_of_a_closed_polygon_is_that_of_its_triangles():
 
 
 @given(st.integers(4, 60), st.integers(1, 3), st.integers(0, 2**31))
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 def test_areas_are_antisymmetric_and_change_sign_with_time(n, lag, seed):
     x = torch.randn(2 * n + lag, 3, generator=generator(seed), dtype=torch.float64).numpy()
     area, error = series.stochastic_area(x, lag, n_batches=2)

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sgdvi_lite._stencil import bernoulli, selling
@@ -14,6 +14,7 @@ def tensor(angle, ratio):
     return R @ np.diag([1.0, ratio]) @ R.T
 
 
+@settings(deadline=None)
 @given(angle=angles, ratio=ratios)
 def test_the_weights_are_not_negative_and_add_up_to_the_tensor(angle, ratio):
     D = tensor(angle, ratio)
@@ -41,6 +42,7 @@ def test_a_matrix_without_a_decomposition_is_refused():
         selling(np.diag([1.0, -1.0])[None])
 
 
+@settings(deadline=None)
 @given(w=st.floats(-600, 600))
 def test_the_bernoulli_function_is_positive_and_obeys_detailed_balance(w):
     forward, backward = bernoulli(np.array([w, -w]))
