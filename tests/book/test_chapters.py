@@ -21,7 +21,8 @@ def cells(chapter):
 
 def draws(cell) -> bool:
     """Whether a cell makes a figure: at its top level, not in a function that draws a frame for later."""
-    return re.search(r"^\S.*(\bplt\.(subplots|figure)\(|\.subplots\()|^slider\(", cell.source, re.MULTILINE) is not None
+    drawn = r"^\S.*(\bplt\.(subplots|figure)\(|\.subplots\()|^(slider|reports\.draw)\("
+    return re.search(drawn, cell.source, re.MULTILINE) is not None
 
 
 def alternatives(cell) -> list[str]:
