@@ -106,8 +106,8 @@ class Dense:
     def frobenius_norm(self) -> float:
         return _norm(self.matrix)
 
-    def eigenvalues(self) -> Tensor:
-        return linalg.eigenvalues(self.matrix)
+    def eigenvalues(self, dtype: torch.dtype | None = None) -> Tensor:
+        return linalg.eigenvalues(self.matrix.to(dtype))
 
     @cached_property
     def _root(self) -> Tensor:
@@ -202,8 +202,8 @@ class Gram:
     def frobenius_norm(self) -> float:
         return _norm(self.gram)
 
-    def eigenvalues(self) -> Tensor:
-        return linalg.eigenvalues(self.gram)
+    def eigenvalues(self, dtype: torch.dtype | None = None) -> Tensor:
+        return linalg.eigenvalues(self.gram.to(dtype))
 
     def root_matmul(self, Z: Tensor) -> Tensor:
         return self._transposed(Z - Z.mean(0)).div_(math.sqrt(self.N))

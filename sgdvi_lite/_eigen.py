@@ -60,8 +60,12 @@ class Spectra:
             except _lanczos.LimitError:
                 if self.backend.name == "lanczos":
                     raise
-        threshold = linalg.rank_threshold(self.all[0].item(), self.d, eps)
-        values = self.all[self.all > threshold]
+        values = self.all
+        threshold = linalg.rank_threshold(values[0].item(), self.d, eps)
+        if ((values - threshold).abs() <= _lanczos.rounding(values)).any() and values.dtype == torch.float32:
+            values = self.backend.eigenvalues(torch.float64)[: self.n]
+            threshold = linalg.rank_threshold(values[0].item(), self.d, eps)
+        values = values[values > threshold]
         return Certificate(values, torch.zeros_like(values), threshold, "full", 0.0, 0)
 
     def _all_at_once(self, k: int = 0) -> bool:

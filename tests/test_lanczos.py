@@ -124,6 +124,72 @@ def test_single_probes_fail_no_more_often_than_the_bound_says(ratio, steps):
     assert failures <= bound + 5 * math.sqrt(max(bound, 1 / trials) / trials)
 
 
+def coupled(seed, coupling, end=0.6, d=12, k=5):
+    """A matrix whose first unit vectors are Ritz vectors with values 0.85 to 1.15, over a rest that ends at ``end``."""
+    draw = torch.randn(d - k, k, generator=generator(seed), dtype=torch.float64)
+    A = torch.zeros(d, d, dtype=torch.float64)
+    A[:k, :k] = torch.diag(torch.linspace(1.15, 0.85, k, dtype=torch.float64))
+    rest = torch.randn(d - k, d - k, generator=generator(seed + 1000), dtype=torch.float64)
+    A[k:, k:] = end * rest @ rest.T / torch.linalg.matrix_norm(rest, 2) ** 2
+    A[k:, :k] = coupling * draw / torch.linalg.matrix_norm(draw, 2)
+    A[:k, k:] = A[k:, :k].T
+    return A, torch.eye(d, dtype=torch.float64)[:, :k]
+
+
+@pytest.mark.parametrize("coupling", [0.05, 0.2, 0.4])
+@pytest.mark.parametrize("seed", range(20))
+def test_the_count_lies_between_that_of_the_ritz_values_and_the_bound(seed, coupling):
+    A, V = coupled(seed, coupling)
+    values, residuals = A.diagonal()[:5], A @ V - V * A.diagonal()[:5]
+    exact = torch.linalg.eigvalsh(A)
+    for t in torch.linspace(0.62, 1.3, 35).tolist():
+        count = int((exact > t).sum())
+        assert int((values > t).sum()) <= count <= _lanczos.most_above(values, residuals, t, ceiling=0.6)
+
+
+def test_the_bound_on_the_count_is_attained():
+    """Ritz value 0.9, rest 0.6, coupling c: the eigenvalue exceeds 1 if and only if (1 - 0.9) (1 - 0.6) < c^2."""
+    for c, count in ((0.199, 0), (0.201, 1)):
+        A = torch.tensor([[0.9, c], [c, 0.6]], dtype=torch.float64)
+        values, residuals = A[:1, 0], torch.tensor([[0.0], [c]], dtype=torch.float64)
+        assert int((torch.linalg.eigvalsh(A) > 1).sum()) == count
+        assert _lanczos.most_above(values, residuals, 1.0, ceiling=0.6) == count
+
+
+def certify_coupled(coupling, end, frobenius):
+    """Certificate of the Ritz values of a coupled matrix at a threshold just above the third, 1."""
+    A, V = coupled(3, coupling, end)
+    values, residuals = A.diagonal()[:5], A @ V - V * A.diagonal()[:5]
+    draw = lambda m: torch.randn(12, m, generator=generator(), dtype=torch.float64)  # noqa: E731
+    norm = torch.linalg.matrix_norm(A).item() if frobenius else None
+    return _lanczos._certify(lambda X: A @ X, draw, values, residuals, V, 1.001, A.trace().item(), norm)
+
+
+@pytest.mark.parametrize(("frobenius", "kind"), [(False, "probabilistic"), (True, "deterministic")])
+def test_a_ritz_value_that_its_residual_may_lift_over_the_threshold_is_not_counted_yet(frobenius, kind):
+    found, p, products = certify_coupled(1e-3, 0.1, frobenius)
+    assert found == kind and p == 0 and (products > 0) == (kind == "probabilistic")
+    assert certify_coupled(0.08, 0.1, frobenius) == ("undecided", 1.0, 0)
+
+
+def test_the_rest_has_to_end_where_the_bound_on_the_count_takes_it_to_end():
+    """A rest that ends between the ceiling, 0.85 of the threshold, and the threshold gives no certificate."""
+    assert certify_coupled(1e-3, 0.84, False)[1] == 0
+    assert certify_coupled(1e-3, 0.86, False)[1] == 1
+
+
+def test_where_the_residuals_leave_the_count_open_the_same_space_grows(monkeypatch):
+    """An eigenvalue 1e-4 below the threshold: the first Ritz vectors cannot tell, the search ends all the same."""
+    spectrum = torch.cat([torch.logspace(0, -2, 150), torch.zeros(D - 150)]).double()
+    eps = spectrum[80].item() * 1.0001 / D
+    kinds, certify = [], _lanczos._certify
+    monkeypatch.setattr(_lanczos, "_certify", lambda *a: kinds.append(certify(*a)) or kinds[-1])
+    monkeypatch.setitem(_lanczos.TOLERANCE, torch.float64, 0.2)
+    found = certified(matrix(spectrum), eps, frobenius=False)
+    assert found.count == 80 and [kind for kind, _, _ in kinds] == ["undecided", "probabilistic"]
+    assert found.products < D
+
+
 def test_independent_probes_multiply_and_no_margin_gives_no_certificate():
     one = _lanczos.failure_probability(0.5, 1000, 6, 1)
     assert 0 < one < 1
