@@ -57,8 +57,7 @@ class Spectrum:
             _checks.count(name, getattr(self, name))
         _checks.count("examples", self.examples, low=2)
         _checks.positive("lr", self.lr)
-        if not 0 <= self.momentum < 1:
-            raise ValueError(f"momentum = {self.momentum}: expected a number in [0, 1)")
+        _checks.momentum(self.momentum, nesterov=False)
         _checks.device(self.device)
         if not all(0 <= instant <= 1 for instant in self.instants):
             raise ValueError(f"instants = {self.instants}: expected fractions of the training in [0, 1]")

@@ -31,6 +31,21 @@ def start(folder, kind="tiny-fc", dtype=torch.float32, **change):
     return model, options["generator"], sgd.record(model, cross_entropy, x, y, folder, **options)
 
 
+class Stops:
+    """Lets ``left`` more chunks of a run be made, then raises ``KeyboardInterrupt``."""
+
+    def __init__(self, monkeypatch, left):
+        self.left, chunk = left, Run._chunk
+
+        def stopping(run, *arguments):
+            if self.left == 0:
+                raise KeyboardInterrupt
+            self.left -= 1
+            chunk(run, *arguments)
+
+        monkeypatch.setattr(Run, "_chunk", stopping)
+
+
 def slowly(begun, folder, kind, options):
     """The same, with a rest after each chunk, so that a kill can fall anywhere; ``begun`` is set at the start."""
     chunk = Run._chunk

@@ -155,20 +155,10 @@ def test_a_run_killed_at_random_points_equals_one_that_was_not_byte_for_byte(
 @pytest.mark.parametrize("sampling", sgd.SAMPLINGS)
 def test_stopped_after_any_chunk_it_goes_on_to_the_same_bytes(tmp_path, monkeypatch, kind, sampling):
     """The same without a process: stop after each chunk in turn, with every checkpoint written and with only some."""
-    from sgdvi_lite._stepping import Run
-
     model, g, _ = recorded.start(tmp_path / "whole", kind, n_steps=100, every=5, sampling=sampling)
-    chunk, left = Run._chunk, [0]
-
-    def stopping(self, *arguments):
-        if left[0] == 0:
-            raise KeyboardInterrupt
-        left[0] -= 1
-        chunk(self, *arguments)
-
-    monkeypatch.setattr(Run, "_chunk", stopping)
+    stops = recorded.Stops(monkeypatch, left=1)
     for seconds in (0.0, 1e9):
-        folder, left[0] = tmp_path / f"stopped{seconds}", 1
+        folder, stops.left = tmp_path / f"stopped{seconds}", 1
         for attempt in range(20):
             try:
                 ours, ours_g, _ = recorded.start(
@@ -176,7 +166,7 @@ def test_stopped_after_any_chunk_it_goes_on_to_the_same_bytes(tmp_path, monkeypa
                 )
                 break
             except KeyboardInterrupt:
-                left[0] = 1 if seconds == 0 else attempt + 2
+                stops.left = 1 if seconds == 0 else attempt + 2
         assert contents(folder) == contents(tmp_path / "whole")
         assert torch.equal(ours_g.get_state(), g.get_state())
         assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), model.parameters(), strict=True))

@@ -6,6 +6,7 @@ import time
 
 import numpy as np
 import pytest
+import recorded
 import torch
 from problems import generator
 from torch.nn.functional import cross_entropy
@@ -221,22 +222,14 @@ def test_without_batch_norm_the_rest_stays():
 
 
 def test_a_run_stopped_on_its_way_goes_on_and_gives_the_same_numbers(kept, tmp_path, monkeypatch):
-    chunk, left, record = Run._chunk, [3], sgd.record
-
-    def stopping(self, *arguments):
-        if left[0] == 0:
-            raise KeyboardInterrupt
-        left[0] -= 1
-        chunk(self, *arguments)
-
-    monkeypatch.setattr(Run, "_chunk", stopping)
+    record, stops = sgd.record, recorded.Stops(monkeypatch, left=3)
     monkeypatch.setattr(sgd, "record", lambda *a, **k: record(*a, **k, checkpoint_seconds=0.0))
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, quick())
     (partial,) = tmp_path.iterdir()
     assert partial.suffix == ".partial" and 0 < sgd.open_recording(partial / "run").done < 560
     monkeypatch.setattr(_trajectory_measures, "measure", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
-    left[0] = 10**6
+    stops.left = 10**6
     with pytest.raises(KeyboardInterrupt):  # in the measurements
         run(tmp_path, quick())
     monkeypatch.undo()
