@@ -43,6 +43,24 @@ def network_problem(name, n):
     return network(name), cross_entropy, *examples(name, n)
 
 
+def small_problem(name, side):
+    """A network whose small layers alone are trained, on small images; a third of d examples, or 50 more than d."""
+    model = network(name)
+    for layer in model.modules():
+        own = list(layer.parameters(recurse=False))
+        if sum(p.numel() for p in own) > 700:
+            layer.requires_grad_(False)
+    d = nets.count_parameters(model)
+    x, y = examples(name, d // 3 if side == "N < d" else d + 50)
+    return model, cross_entropy, x[:, :, :8, :8] if name == "small-allcnn" else x, y
+
+
+def ten_above(D):
+    """An eps for the rank of ``D`` whose threshold has ten eigenvalues above it, half-way to the next."""
+    values = D.eigenvalues(12)
+    return (values[9] * values[10]).sqrt().item() / values[0].item() / D.shape[0]
+
+
 def gradients_with_spectrum(spectrum, N, seed=0):
     """Gradients whose D has exactly the given non-zero eigenvalues, around a mean that is far from zero."""
     g, r, d = generator(seed), len(spectrum), 2 * len(spectrum)

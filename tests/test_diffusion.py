@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from problems import generator, gradients_with_spectrum, network_problem
+from problems import generator, gradients_with_spectrum, network_problem, small_problem, ten_above
 from references import autograd_gradients, diffusion_from_pairs, minibatch_variance
 from scipy.sparse.linalg import eigsh
 
@@ -132,6 +132,22 @@ def test_the_back_ends_agree_on_both_sides_of_N_equal_d(N):
             assert getattr(dense, quantity)() == pytest.approx(getattr(other, quantity)(), rel=1e-9)
         assert dense.mean_and_std() == pytest.approx(other.mean_and_std(), rel=1e-9)
     assert DiffusionMatrix.from_model(*problem).backend == ("gram" if N < d else "dense")
+
+
+@pytest.mark.parametrize("side", ["N < d", "N > d"])
+@pytest.mark.parametrize("name", nets.NETWORKS)
+def test_the_back_ends_agree_on_every_network_on_both_sides_of_N_equal_d(name, side):
+    """With the large layers frozen; those are trained in ``test_agreement.py``."""
+    problem = small_problem(name, side)
+    dense, *others = (DiffusionMatrix.from_model(*problem, backend=b) for b in BACKENDS)
+    d, values = dense.shape[0], dense.eigenvalues()
+    assert 400 < d < 1000 and (dense.N < d) == (side == "N < d")
+    for other in others:
+        assert (other.dense() - dense.dense()).abs().max() <= 1e-9 * values[0]
+        assert (other.eigenvalues(12) - values[:12]).abs().max() <= 1e-9 * values[0]
+        assert other.rank(ten_above(dense)) == dense.rank(ten_above(dense)) == 10
+        assert other.trace() == pytest.approx(dense.trace(), rel=1e-9)
+        assert other.frobenius_norm() == pytest.approx(dense.frobenius_norm(), rel=1e-9)
 
 
 @pytest.mark.parametrize("name", nets.NETWORKS)

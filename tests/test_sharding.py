@@ -1,5 +1,6 @@
 """Two processes, each with its own examples, have the same matrix as one process with all of them."""
 
+import functools
 import os
 import subprocess
 import sys
@@ -8,16 +9,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from problems import network_problem
+from problems import network_problem, small_problem
 
-from sgdvi_lite import DiffusionMatrix
+from sgdvi_lite import DiffusionMatrix, nets
 
 PROGRAM = """
     import sys
     import torch
     import torch.distributed as dist
-    from problems import generator, network_problem
-    from sgdvi_lite import DiffusionMatrix
+    from problems import generator, network_problem, small_problem, ten_above
+    from sgdvi_lite import DiffusionMatrix, nets
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{sys.argv[3]}", rank=int(sys.argv[1]), world_size=2)
     rank = dist.get_rank()
@@ -40,6 +41,17 @@ COMPARE = """
             "N": D.N, "product": D @ v, "trace": D.trace(), "norm": D.frobenius_norm(),
             "values": D.eigenvalues(10), "rank": D.rank(1e-6), "sample": D.sample(2, generator(5)),
         }
+    torch.save(found, sys.argv[2] + str(rank))
+"""
+EVERY = """
+    found = {}
+    for name, side in ((name, side) for name in nets.NETWORKS for side in ("N < d", "N > d")):
+        model, loss, x, y = small_problem(name, side)
+        mine = slice(0, len(x) // 3) if rank == 0 else slice(len(x) // 3, None)
+        for backend in ("dense", "gram", "lanczos"):
+            D = DiffusionMatrix.from_model(model, loss, x[mine], y[mine], backend, group=dist.group.WORLD)
+            v = torch.ones(D.shape[0], 2, dtype=torch.float64)
+            found[name, side, backend] = D @ v, D.trace(), D.eigenvalues(12), D.rank(ten_above(D))
     torch.save(found, sys.argv[2] + str(rank))
 """
 UNEQUAL = """
@@ -85,6 +97,22 @@ def test_two_processes_agree_with_one(tmp_path):
             if backend != "dense":
                 sample = D.sample(2, torch.Generator().manual_seed(5))
                 assert (found["sample"] - sample).abs().max() <= 1e-9 * sample.abs().max()
+
+
+def test_two_processes_agree_with_one_on_every_network_on_both_sides_of_N_equal_d(tmp_path):
+    for found in on_two_ranks(EVERY, tmp_path):
+        assert len(found) == 3 * 2 * len(nets.NETWORKS)
+        for (name, side, _), (product, trace, values, count) in found.items():
+            D = one_process(name, side)
+            exact = D @ torch.ones(D.shape[0], 2, dtype=torch.float64)
+            assert (product - exact).abs().max() <= 1e-9 * exact.abs().max()
+            assert (values - D.eigenvalues(12)).abs().max() <= 1e-9 * values[0]
+            assert trace == pytest.approx(D.trace(), rel=1e-9) and count == 10
+
+
+@functools.cache
+def one_process(name, side):
+    return DiffusionMatrix.from_model(*small_problem(name, side), "dense")
 
 
 def test_the_rank_with_the_least_memory_decides_for_all(tmp_path):
