@@ -6,7 +6,7 @@ A product is computed in the dtype of the vectors: float64 vectors see what is s
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from sgdvi_lite import _factors, linalg
 from sgdvi_lite._factors import Outer, Part, Rows
+from sgdvi_lite._keeping import NOTHING, Keeping
 from sgdvi_lite._sharding import Group
 from sgdvi_lite.gradients import Network
 
@@ -30,13 +31,14 @@ class Stored:
         (self.N, self.d), self.like = gradients.shape, gradients.new_empty(0)
         self.chunk, self._gradients = min(self.N, 4 * BLOCK), gradients
 
-    def parts(self, progress: bool = False) -> Iterator[list[Part]]:
+    def parts(self, progress: bool = False, first: int = 0) -> Iterator[list[Part]]:
         """The gradients, in pieces, as they are."""
-        return ([Rows(rows)] for rows in self._gradients.split(self.chunk))
+        return ([Rows(rows)] for rows in self._gradients[first:].split(self.chunk))
 
-    def chunks(self, progress: bool = False, out: Tensor | None = None) -> Iterator[Tensor]:
+    def chunks(self, progress: bool = False, out: Tensor | None = None, first: int = 0) -> Iterator[Tensor]:
         """Copies of the pieces; the gradients themselves are not modified."""
-        return (_factors.rows(part, None if out is None else out[: len(part[0].rows)]) for part in self.parts())
+        pieces = self.parts(progress, first)
+        return (_factors.rows(part, None if out is None else out[: len(part[0].rows)]) for part in pieces)
 
 
 Source = Network | Stored
@@ -70,18 +72,21 @@ class Dense:
         self.d = self.noise_size = len(matrix)
 
     @classmethod
-    def build(cls, source: Source, group: Group, progress: bool = False) -> Dense:
+    def build(cls, source: Source, group: Group, progress: bool = False, kept: Keeping = NOTHING) -> Dense:
         """Streamed covariance, updated pairwise so that no large numbers cancel (Chan, Golub and LeVeque)."""
-        seen, d = 0, source.d
-        mean, scatter = source.like.new_zeros(d), source.like.new_zeros(d, d)
+        d, zeros = source.d, source.like.new_zeros
+        state = kept.load("dense") or {"seen": 0, "mean": zeros(d), "scatter": zeros(d, d)}
+        seen, mean, scatter = state["seen"], state["mean"], state["scatter"]
         buffer = source.like.new_empty(source.chunk + 1, d)
-        for G in source.chunks(progress, buffer[:-1]):
+        for G in source.chunks(progress, buffer[:-1], seen):
             n, part_mean = len(G), G.mean(0)
             buffer[n] = (part_mean - mean) * math.sqrt(seen * n / (seen + n))
             G -= part_mean
             _add_half(scatter, buffer[: n + 1])
             mean += (part_mean - mean) * (n / (seen + n))
             seen += n
+            now = {"seen": seen, "mean": mean, "scatter": scatter}
+            kept.save("dense", lambda now=now: now)
         centre = group.sum(mean * (seen / group.total)) if group.size > 1 else mean
         _add_half(scatter, (mean - centre)[None] * math.sqrt(seen))
         return cls(_mirror(group.sum(scatter).div_(group.total)))
@@ -136,7 +141,8 @@ class Gram:
         self.parts = [Rows(p.rows - p.rows.mean(0)) if isinstance(p, Rows) else p for p in parts]
 
     @classmethod
-    def build(cls, source: Source, group: Group, progress: bool = False) -> Gram:
+    def build(cls, source: Source, group: Group, progress: bool = False, kept: Keeping = NOTHING) -> Gram:
+        """All gradients are needed at once: they are not kept, and one pass makes them anew."""
         chunks = list(source.parts(progress))
         parts = [_join([chunk[k] for chunk in chunks], group) for k in range(len(chunks[0]))]
         return cls(parts, len(parts[0].tensors()[0]))
@@ -227,16 +233,26 @@ class Recomputed:
 
     name = "lanczos"
 
-    def __init__(self, source: Source, group: Group, progress: bool = False):
-        self.source, self.group, self.progress = source, group, progress
+    def __init__(self, source: Source, group: Group, progress: bool = False, kept: Keeping = NOTHING):
+        self.source, self.group, self.progress, self.kept = source, group, progress, kept
         self.d, self.like = source.d, source.like
         self.N = self.noise_size = group.total
         self._buffer = source.like.new_empty(source.chunk, source.d)
-        self.mean = group.sum(sum(G.sum(0) for G in source.chunks(progress, self._buffer)) / self.N)
-        squares = sum(G.double().square().sum() for G in self._centred())
-        self.trace = (group.sum(squares) / self.N).item()
+        self.mean = self._once("mean", lambda: sum(G.sum(0) for G in source.chunks(progress, self._buffer)))
+        self.trace = self._once("trace", lambda: sum(G.double().square().sum() for G in self._centred())).item()
 
-    build = classmethod(lambda cls, source, group, progress=False: cls(source, group, progress))
+    def _once(self, name: str, total: Callable[[], Tensor]) -> Tensor:
+        """A total over all examples divided by N, computed unless it is kept."""
+        state = self.kept.load(name)
+        if state is None:
+            state = {name: self.group.sum(total() / self.N)}
+            self.kept.save(name, lambda: state, done=True)
+        return state[name]
+
+    @classmethod
+    def build(cls, source: Source, group: Group, progress: bool = False, kept: Keeping = NOTHING) -> Recomputed:
+        """Two passes: the mean, then the trace."""
+        return cls(source, group, progress, kept)
 
     @staticmethod
     def bytes_needed(source: Source, N: int) -> float:
@@ -258,13 +274,17 @@ class Recomputed:
     @cached_property
     def frobenius_norm(self) -> float:
         """Exact, from one pass for each block of columns; nothing larger than the block is stored."""
-        total, width = 0.0, max(1, min(self.d, 2 * BLOCK))
-        for j in range(0, self.d, width):
+        width = max(1, min(self.d, 2 * BLOCK))
+        state = self.kept.load("frobenius") or {"total": 0.0, "column": 0}
+        total = state["total"]
+        for j in range(state["column"], self.d, width):
             S = self.like.new_zeros(min(width, self.d - j), self.d - j)
             for C in self._centred():
                 S.addmm_(C[:, j : j + width].T, C[:, j:])
             S = self.group.sum(S).div_(self.N)
             total += 2 * _norm(S) ** 2 - _norm(S[:, : len(S)]) ** 2
+            now = {"total": total, "column": j + width}
+            self.kept.save("frobenius", lambda now=now: now, done=True)
         return math.sqrt(total)
 
     def root_matmul(self, Z: Tensor) -> Tensor:

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from sgdvi_lite import _lanczos, _memory, linalg
 from sgdvi_lite._backends import Backend
-from sgdvi_lite._lanczos import Certificate
+from sgdvi_lite._certificates import Certificate, rounding
+from sgdvi_lite._keeping import Keeping
 
 FULL = 2000
 """Up to this size all eigenvalues are computed at once, whatever is asked."""
@@ -18,8 +19,8 @@ FULL = 2000
 class Spectra:
     """Eigenvalues of one back-end; results are kept, and ``how`` says in words how the last ones were found."""
 
-    def __init__(self, backend: Backend, N: int, memory: int, progress: bool):
-        self.backend, self.memory, self.progress = backend, memory, progress
+    def __init__(self, backend: Backend, N: int, memory: int, progress: bool, kept: Keeping):
+        self.backend, self.memory, self.progress, self.kept = backend, memory, progress, kept
         self.d, self.n = backend.d, min(N, backend.d)
         self.how = ""
         self._certificates: dict[tuple, Certificate] = {}
@@ -38,9 +39,18 @@ class Spectra:
         if self._all_at_once(k):
             enough = self.all
         elif enough is None:
-            enough = self._leading(("k", k), self._kth(k)).values
+            enough = self._first(k)
         known = enough[:k]
         return torch.cat([known, known.new_zeros(k - len(known))])
+
+    def _first(self, k: int) -> Tensor:
+        """At least the ``k`` largest by block Lanczos; all, if that does not end and the matrix is stored."""
+        try:
+            return self._leading(("k", k), self._kth(k)).values
+        except _lanczos.LimitError:
+            if self.backend.name == "lanczos":
+                raise
+            return self.all
 
     def _kth(self, k: int):
         """A threshold just below the k-th Ritz value; rounding errors are not worth the search and count as zero."""
@@ -62,7 +72,7 @@ class Spectra:
                     raise
         values = self.all
         threshold = linalg.rank_threshold(values[0].item(), self.d, eps)
-        if ((values - threshold).abs() <= _lanczos.rounding(values)).any() and values.dtype == torch.float32:
+        if ((values - threshold).abs() <= rounding(values)).any() and values.dtype == torch.float32:
             values = self.backend.eigenvalues(torch.float64)[: self.n]
             threshold = linalg.rank_threshold(values[0].item(), self.d, eps)
         values = values[values > threshold]
@@ -89,6 +99,8 @@ class Spectra:
                 limit=self._limit(),
                 generator=torch.Generator().manual_seed(0),
                 progress=self.progress,
+                kept=self.kept,
+                name=f"{self.backend.name}-{key[0]}={key[1]}",
             )
         found = self._certificates[key]
         self.how = f"; eigenvalues by block Lanczos, {found.kind} certificate, {found.products} products"

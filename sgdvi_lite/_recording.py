@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from sgdvi_lite import _checks, _fully_connected, nets
 from sgdvi_lite._autograd import Autograd
+from sgdvi_lite._files import digest
 from sgdvi_lite._sampling import batches
 from sgdvi_lite._stepping import Run, same_arithmetic
-from sgdvi_lite._store import Store, digest, read_header, read_state
+from sgdvi_lite._store import Store, read_header, read_state
 from sgdvi_lite.gradients import Loss
 
 ENGINES = ("auto", "autograd")

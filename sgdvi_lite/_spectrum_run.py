@@ -1,13 +1,16 @@
 """The experiment ``spectrum``: train a network and compute ``D`` at several instants of the training.
 
-Each instant is on disk before the next begins, so that a run that was stopped goes on where it was.
+Each epoch and each instant is on disk before the next begins, and what is done of a large ``D`` now and then, so that a
+run that was stopped goes on where it was.
 """
 
 from __future__ import annotations
 
 import copy
 import math
+import shutil
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -98,11 +101,16 @@ def compute(chosen: Spectrum, dataset: data.Dataset, partial: Path, progress: bo
     state_file = partial / "state.pt"
     rows, spent = _resume(state_file, trainer)
     started = time.monotonic() - spent
-    for stop in chosen.stops[len(rows) :]:
-        _train(trainer, stop, progress)
-        rows.append(_row(trainer, dataset, order, chosen.arithmetic, progress))
+
+    def save() -> None:
         state = {"trainer": trainer.state_dict(), "rows": rows, "spent": time.monotonic() - started}
-        results.write_atomically(state_file, lambda file, state=state: torch.save(state, file))
+        results.write_atomically(state_file, lambda file: torch.save(state, file))
+
+    for stop in chosen.stops[len(rows) :]:
+        _train(trainer, stop, save, progress)
+        rows.append(_row(trainer, dataset, order, chosen.arithmetic, partial / f"D-{stop}", progress))
+        save()
+        shutil.rmtree(partial / f"D-{stop}", ignore_errors=True)
     arrays = {name: np.stack([row[name].numpy() for row in rows]) for name in rows[0]}
     N, d = len(order), nets.count_parameters(trainer.model)
     arrays |= {
@@ -130,26 +138,31 @@ def _resume(file: Path, trainer: SGD) -> tuple[list[dict], float]:
         return [], 0.0
     state = torch.load(file, weights_only=True, map_location="cpu")
     trainer.load_state_dict(state["trainer"])
-    return state["rows"], state["spent"]
+    written = file.stat().st_mtime
+    later = max((path.stat().st_mtime for path in file.parent.glob("D-*/*.pt")), default=written)
+    return state["rows"], state["spent"] + max(0.0, later - written)
 
 
-def _train(trainer: SGD, stop: int, progress: bool) -> None:
+def _train(trainer: SGD, stop: int, save: Callable[[], None], progress: bool) -> None:
     epochs = range(trainer.epochs_done, stop)
     for _ in tqdm(epochs, desc=f"training to epoch {stop}", unit="epoch", disable=not progress, leave=False):
         trainer.epoch()
+        save()
 
 
 LEADING = 3000
 """Eigenvalues kept of a run in float32; zeros stand for those that were not computed."""
 
 
-def _row(trainer: SGD, dataset: data.Dataset, order: Tensor, arithmetic: str, progress: bool) -> dict[str, Tensor]:
+def _row(
+    trainer: SGD, dataset: data.Dataset, order: Tensor, arithmetic: str, folder: Path, progress: bool
+) -> dict[str, Tensor]:
     dtype = getattr(torch, arithmetic)
     model = copy.deepcopy(trainer.model).to(dtype).eval()
     x, y = trainer.x[order], trainer.y[order]
     if trainer.transform:
         x = trainer.transform(x, torch.Generator().manual_seed(trainer.epochs_done))
-    D = DiffusionMatrix.from_model(model, cross_entropy, x.to(dtype), y, progress=progress)
+    D = DiffusionMatrix.from_model(model, cross_entropy, x.to(dtype), y, folder=folder, progress=progress)
     row = {
         "epoch": trainer.epochs_done,
         "eps": torch.finfo(dtype).eps,

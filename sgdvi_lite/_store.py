@@ -7,36 +7,19 @@ at each checkpoint. What lies in the arrays beyond the checkpoint is written aga
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import math
 import os
 import shutil
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from sgdvi_lite._files import write_atomically
-
-try:
-    import fcntl
-except ImportError:  # as on Windows: there nothing stops two processes from recording into one folder
-    fcntl = None
+from sgdvi_lite._files import lock, write_atomically
 
 COLUMNS = 4
 """Of the log: loss, w.g, v.v, v.g."""
-
-
-def digest(*tensors: Tensor) -> str:
-    """A fingerprint of the contents of tensors."""
-    found = hashlib.sha256()
-    for t in tensors:
-        found.update(f"{tuple(t.shape)} {t.dtype}".encode())
-        found.update(t.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()[:16]
 
 
 class Store:
@@ -70,7 +53,7 @@ class Store:
             _foresee(self.folder, sum(math.prod(shape) * kind.itemsize for shape, kind in shapes.values()) + 64 * d)
             note = json.dumps({"run": run, "made": made}, indent=1).encode()
             write_atomically(self.folder / "run.json", lambda file: file.write(note))
-        self._lock = _lock(self.folder)
+        self._lock = lock(self.folder / "run.json", "is recording")
         self.made = read_header(self.folder)["made"]
         self.state = read_state(self.folder)
         self._maps = [self._array(name, *shape) for name, shape in shapes.items()]
@@ -125,20 +108,6 @@ def read_state(folder: Path) -> dict | None:
     """The last checkpoint in a folder, or None before the first."""
     path = folder / "state.pt"
     return torch.load(path, weights_only=True) if path.is_file() else None
-
-
-def _lock(folder: Path) -> IO:
-    """Take the folder for this process until the file returned is closed, or the process ends in whatever way."""
-    file = (folder / "run.json").open()
-    try:
-        if fcntl:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        file.close()
-        raise BlockingIOError(
-            f"folder = {str(folder)!r}: another process is recording there; wait for its end"
-        ) from error
-    return file
 
 
 def _foresee(folder: Path, need: int) -> None:

@@ -6,14 +6,16 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import torch
 from jaxtyping import Float
 from scipy.sparse.linalg import LinearOperator
 from torch import Tensor, distributed, nn
 
-from sgdvi_lite import _backends, _checks, _eigen, _memory, _sharding, gradients, linalg
-from sgdvi_lite._lanczos import Certificate, LimitError
+from sgdvi_lite import _backends, _checks, _eigen, _keeping, _memory, _sharding, gradients, linalg
+from sgdvi_lite._certificates import Certificate
+from sgdvi_lite._lanczos import LimitError
 
 __all__ = ["BACKENDS", "Certificate", "DiffusionMatrix", "LimitError"]
 
@@ -48,7 +50,7 @@ class DiffusionMatrix:
     (1.0, 1, 'dense')
     """
 
-    def __init__(self, source: _backends.Source, backend: str, group: _sharding.Group, memory, progress: bool):
+    def __init__(self, source: _backends.Source, backend: str, group: _sharding.Group, memory, progress, kept):
         _checks.one_of("backend", backend, BACKENDS)
         if memory is not None:
             _checks.positive("memory", memory)
@@ -56,8 +58,8 @@ class DiffusionMatrix:
         limit = group.smallest(int(memory or _memory.available(source.like.device)))  # all ranks choose alike
         self.N = group.total
         kind, self._storage = _memory.choose(backend, source, self.N, limit)
-        self._backend = kind.build(source, group, progress)
-        self._eigen = _eigen.Spectra(self._backend, self.N, limit, progress)
+        self._backend = kind.build(source, group, progress, kept)
+        self._eigen = _eigen.Spectra(self._backend, self.N, limit, progress, kept)
 
     @classmethod
     def from_gradients(
@@ -91,7 +93,8 @@ class DiffusionMatrix:
                 "shape (N, d) with N >= 1 and d >= 1; put one example in each row"
             )
         _checks.finite("gradients", gradients)
-        return cls(_backends.Stored(gradients), backend, _sharding.over(None, len(gradients)), memory, progress)
+        alone = _sharding.over(None, len(gradients))
+        return cls(_backends.Stored(gradients), backend, alone, memory, progress, _keeping.NOTHING)
 
     @classmethod
     def from_model(
@@ -105,6 +108,7 @@ class DiffusionMatrix:
         chunk: int | None = None,
         memory: float | None = None,
         group: distributed.ProcessGroup | None = None,
+        folder: str | Path | None = None,
         progress: bool = False,
     ) -> DiffusionMatrix:
         """D of a network at its present weights, over the examples ``(x, y)``.
@@ -119,12 +123,17 @@ class DiffusionMatrix:
             A process group of ``torch.distributed``, such as ``torch.distributed.group.WORLD``, over whose ranks the
             examples are spread: each rank gives its own ``x`` and ``y``, and has the same matrix afterwards. All ranks
             call each method.
+        folder
+            Where to keep what is done, every minute or more rarely: the matrix of ``dense`` so far (all of its size),
+            the passes of ``lanczos``, and the Krylov spaces. The same call goes on from there. Not for a group.
 
         Raises
         ------
         ValueError
             As in :func:`sgdvi_lite.gradients.chunks`; if the back-end is unknown; if the ranks of the group differ in
-            ``d``, dtype or back-end.
+            ``d``, dtype or back-end; if the folder holds another computation or other files.
+        BlockingIOError
+            If another process computes in that folder.
         MemoryError
             As in :meth:`from_gradients`.
 
@@ -151,7 +160,8 @@ class DiffusionMatrix:
         """
         own = copy.deepcopy(model) if backend in ("auto", "lanczos") else model
         source = gradients.Network(own, loss, x, y, chunk)
-        return cls(source, backend, _sharding.over(group, len(x)), memory, progress)
+        kept = _keeping.of_network(folder, group, source.chunk, own, loss, x, y)
+        return cls(source, backend, _sharding.over(group, len(x)), memory, progress, kept)
 
     @property
     def backend(self) -> str:

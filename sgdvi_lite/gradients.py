@@ -67,17 +67,16 @@ class Network:
                 if error <= torch.finfo(x.dtype).eps ** 0.5 * exact.abs().max():
                     return "layer by layer"
                 reason = "two examples contradict the fast path"
-            except (
-                RuntimeError
-            ) as error:  # whatever it is, the general path meets it too if it is a fault of the network
+            except RuntimeError as error:  # if it is a fault of the network, the general path meets it too
                 reason = str(error)
         self._layers = None
         return f"vmap, since {reason}"
 
-    def parts(self, progress: bool = False) -> Iterator[list[_factors.Part]]:
-        """Iterate over the gradients of ``chunk`` examples at a time, those of linear layers as factors."""
-        with tqdm(total=self.N, desc="gradients", unit="example", disable=not progress, leave=False) as bar:
-            for start in range(0, self.N, self.chunk):
+    def parts(self, progress: bool = False, first: int = 0) -> Iterator[list[_factors.Part]]:
+        """Iterate over the gradients from ``first`` on, ``chunk`` at a time, those of linear layers as factors."""
+        options = {"desc": "gradients", "unit": "example", "disable": not progress, "leave": False}
+        with tqdm(total=self.N, initial=first, **options) as bar:
+            for start in range(first, self.N, self.chunk):
                 x, y = (t[start : start + self.chunk] for t in (self._x, self._y))
                 parts = self._layers(x, y) if self._layers else [_factors.Rows(self._general(x, y))]
                 for tensor in (t for part in parts for t in part.tensors()):
@@ -85,9 +84,11 @@ class Network:
                 yield parts
                 bar.update(len(x))
 
-    def chunks(self, progress: bool = False, out: Tensor | None = None) -> Iterator[Float[Tensor, "n d"]]:
+    def chunks(
+        self, progress: bool = False, out: Tensor | None = None, first: int = 0
+    ) -> Iterator[Float[Tensor, "n d"]]:
         """Iterate over the gradients as rows; written into ``out (chunk, d)``, one chunk over the other, if given."""
-        for parts in self.parts(progress):
+        for parts in self.parts(progress, first):
             n = len(parts[0].tensors()[0])
             yield _factors.rows(parts, None if out is None else out[:n])
 

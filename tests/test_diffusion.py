@@ -206,6 +206,23 @@ def test_all_eigenvalues_are_found_in_float64_where_float32_cannot_tell(backend,
         assert (found.kind, found.count) == ("full", k - (side > 0))
 
 
+def test_multiple_eigenvalues_are_the_same_for_all_back_ends():
+    x = torch.cat([torch.eye(150), -torch.eye(150)]).double()
+    layer = torch.nn.Linear(150, 1, bias=False).double()
+    for backend in BACKENDS:
+        D = DiffusionMatrix.from_model(layer, lambda out, y: out.mean(), x, torch.zeros(300), backend)
+        assert D.rank(1e-6) == 150 and torch.allclose(D.eigenvalues(3), torch.full((3,), 1 / 150).double(), rtol=1e-9)
+
+
+@pytest.mark.parametrize("backend", ["dense", "gram"])
+def test_where_block_lanczos_does_not_end_a_stored_matrix_gives_all_eigenvalues(monkeypatch, backend):
+    monkeypatch.setattr(_eigen, "FULL", 100)
+    D = DiffusionMatrix.from_gradients(torch.randn(400, 350, generator=generator(), dtype=torch.float64), backend)
+    exact = torch.linalg.eigvalsh(D.dense()).flip(0)
+    assert torch.allclose(D.eigenvalues(10), exact[:10], rtol=1e-9) and "all eigenvalues at once" in D.how
+    assert D.stable_rank() == pytest.approx((exact.sum() / exact[0]).item())
+
+
 def test_eigenvalues_that_are_known_already_cost_no_further_products(monkeypatch):
     D = DiffusionMatrix.from_gradients(gradients_with_spectrum([4.0, 2.0, 1.0, 1e-6], N=20), "lanczos")
     assert D.rank(1e-3) == 3

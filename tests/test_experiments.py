@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from sgdvi_lite import _spectrum_run, experiments, reports, results
+from sgdvi_lite import _keeping, _spectrum_run, experiments, gradients, reports, results, sgd
 from sgdvi_lite.__main__ import main
 
 QUICK = {"net": "tiny-fc", "pool": 4, "epochs": 5, "examples": 60}
@@ -70,10 +70,44 @@ def test_a_stopped_run_goes_on_and_gives_the_same_numbers(path, tmp_path, monkey
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, quick())
     (partial,) = tmp_path.iterdir()
-    assert partial.suffix == ".partial" and [p.name for p in partial.iterdir()] == ["state.pt"]
+    assert partial.suffix == ".partial" and {p.name for p in partial.iterdir()} == {"state.pt"}
     again = results.load(run(tmp_path, quick())).arrays
     assert len(calls) == 4 and not partial.exists()
     assert all(np.array_equal(array, again[name]) for name, array in results.load(path).arrays.items())
+
+
+def test_a_run_stopped_in_an_epoch_or_in_a_matrix_does_nothing_twice(tmp_path, monkeypatch):
+    """Epochs and chunks of gradients, counted: as many with stops as without."""
+    chosen = quick(examples=800)  # more than d, so that the matrix is streamed
+    chunks, epoch, made = gradients.Network.parts, sgd.SGD.epoch, {"chunks": 0, "epochs": 0, "left": 10**9}
+
+    def count(name):
+        if made["left"] == 0:
+            raise KeyboardInterrupt
+        made["left"] -= 1
+        made[name] += 1
+
+    def counted(self, *arguments):
+        for part in chunks(self, *arguments):
+            count("chunks")
+            yield part
+
+    monkeypatch.setattr(gradients.Network, "parts", counted)
+    monkeypatch.setattr(sgd.SGD, "epoch", lambda self: (count("epochs"), epoch(self))[1])
+    monkeypatch.setitem(gradients.CHUNK_BYTES, "cpu", 100 * 8 * 700)
+    monkeypatch.setattr(_keeping, "SECONDS", 0)
+    monkeypatch.setattr(_keeping, "SHARE", 0)
+    whole, once = results.load(run(tmp_path / "whole", chosen)).arrays, dict(made)
+    made |= {"chunks": 0, "epochs": 0}
+    for stops in range(200):  # noqa: B007
+        made["left"] = 1
+        try:
+            again = results.load(run(tmp_path / "stopped", chosen)).arrays
+            break
+        except KeyboardInterrupt:
+            continue
+    assert stops > 15 and made["epochs"] == once["epochs"] == 5 and made["chunks"] == once["chunks"] > 15
+    assert all(np.array_equal(array, again[name]) for name, array in whole.items())
 
 
 def test_a_finished_result_is_not_computed_again_unless_forced(path, monkeypatch):

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from problems import generator
 
-from sgdvi_lite import _lanczos
+from sgdvi_lite import _certificates, _keeping, _lanczos
 
 D = 300
 SPECTRA = {
@@ -70,6 +70,63 @@ def test_ritz_values_lie_below_the_eigenvalues():
     assert (krylov.Q.T @ krylov.Q - torch.eye(40, dtype=torch.float64)).abs().max() < 1e-13
 
 
+EXHAUSTED = {
+    "identity": torch.ones(150),
+    "one and many": torch.cat([torch.ones(1), torch.full((149,), 0.252)]),
+    "three values": torch.cat([torch.ones(40), torch.full((40,), 0.5), torch.full((70,), 0.1)]),
+    "rank two": torch.cat([torch.tensor([1.0, 0.3]), torch.zeros(148)]),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("t", [0.05, 0.3, 0.9])
+@pytest.mark.parametrize("diagonal", [True, False])
+@pytest.mark.parametrize("name", EXHAUSTED)
+def test_multiple_eigenvalues_that_exhaust_the_krylov_space_are_counted(name, diagonal, t, dtype):
+    """The Krylov space of few distinct eigenvalues is small; what fills it up has to be orthogonal all the same."""
+    spectrum = EXHAUSTED[name].double()
+    A = torch.diag(spectrum).to(dtype) if diagonal else matrix(spectrum, dtype)
+    options = {"trace": spectrum.sum().item(), "frobenius": None, "limit": 150, "generator": generator(1), "block": 16}
+    found = _lanczos.leading(lambda X: A.to(X.dtype) @ X, A, 150, lambda values: t, **options)
+    assert found.count == int((spectrum > t).sum())
+    assert (found.values <= 1 + 1e-5).all()
+
+
+def test_a_basis_stays_orthonormal_when_nothing_new_comes_and_beside_what_is_set_aside():
+    V = torch.linalg.qr(torch.randn(60, 10, generator=generator(), dtype=torch.float64))[0]
+    krylov = _lanczos.Krylov(torch.zeros_like, torch.ones(60, 8, dtype=torch.float64), 50, beside=V)
+    while krylov.extend():
+        both = torch.cat([V, krylov.Q], dim=1)
+        assert (both.T @ both - torch.eye(both.shape[1], dtype=torch.float64)).abs().max() < 1e-13
+    assert krylov.size == 50
+
+
+def test_where_nothing_new_comes_random_numbers_take_the_place():
+    """The QR factors of a zero block are unit vectors, which here lie in the space already."""
+    start = torch.eye(60, dtype=torch.float64)[:, :8]
+    krylov = _lanczos.Krylov(torch.zeros_like, start, 24)
+    while krylov.extend():
+        assert (krylov.Q.T @ krylov.Q - torch.eye(krylov.size, dtype=torch.float64)).abs().max() < 1e-13
+    assert krylov.size == 24
+
+
+def test_the_failure_probability_allows_for_each_step_to_be_the_last(monkeypatch):
+    monkeypatch.setattr(_lanczos, "failure_probability", lambda *_: 1e-12)
+    found = certified(matrix(SPECTRA["power law"]), 1e-6, frobenius=False)
+    assert found.failure_probability == pytest.approx(_lanczos.STEPS * 1e-12)
+
+
+@settings(deadline=None)
+@given(st.lists(st.floats(0, 10), min_size=2, max_size=30), st.floats(-1, 1), st.floats(-1, 1))
+def test_the_bound_on_the_rest_allows_for_rounding_of_both_sums(numbers, a, b):
+    rest = torch.tensor(sorted(numbers), dtype=torch.float32).double()
+    slack = 5 * torch.finfo(torch.float32).eps
+    trace, frobenius = (1 + a * slack) * rest.sum().item() + 3, (1 + b * slack / 2) * rest.square().sum().item() + 9
+    found = torch.tensor([3.0])
+    bound = _certificates.left_over(found, trace, math.sqrt(frobenius), len(rest))
+    assert bound >= rest.max().item() * (1 - 1e-7) - 1e-7
+
+
 def test_a_small_tail_is_certified_by_trace_and_norm_alone():
     assert certified(matrix(SPECTRA["low rank"]), 1e-6).kind == "deterministic"
     assert certified(matrix(SPECTRA["low rank"]), 1e-6, frobenius=False).kind == "probabilistic"
@@ -101,12 +158,12 @@ def test_a_space_that_is_too_small_says_how_far_it_got():
 @settings(deadline=None)
 @given(st.lists(st.floats(0, 10), min_size=2, max_size=30))
 def test_the_bound_from_two_sums_is_never_below_the_largest(numbers):
-    bound = _lanczos.largest_bound(sum(numbers), sum(x * x for x in numbers), len(numbers))
+    bound = _certificates.largest_bound(sum(numbers), sum(x * x for x in numbers), len(numbers))
     assert bound >= max(numbers) * (1 - 1e-7) - 1e-7
 
 
 def test_the_bound_from_two_sums_is_attained():
-    assert _lanczos.largest_bound(4 + 3 * 1, 16 + 3 * 1, 4) == pytest.approx(4)
+    assert _certificates.largest_bound(4 + 3 * 1, 16 + 3 * 1, 4) == pytest.approx(4)
 
 
 @pytest.mark.parametrize(("ratio", "steps"), [(0.5, 2), (0.5, 3), (0.8, 3), (0.3, 2)])
@@ -120,7 +177,7 @@ def test_single_probes_fail_no_more_often_than_the_bound_says(ratio, steps):
     Q = torch.linalg.qr(powers)[0]
     largest = torch.linalg.eigvalsh(Q.mT @ (spectrum[:, None] * Q))[:, -1]
     failures = (largest <= ratio).double().mean().item()
-    bound = _lanczos.failure_probability(ratio, n, steps, probes=1)
+    bound = _certificates.failure_probability(ratio, n, steps, probes=1)
     assert failures <= bound + 5 * math.sqrt(max(bound, 1 / trials) / trials)
 
 
@@ -144,7 +201,7 @@ def test_the_count_lies_between_that_of_the_ritz_values_and_the_bound(seed, coup
     exact = torch.linalg.eigvalsh(A)
     for t in torch.linspace(0.62, 1.3, 35).tolist():
         count = int((exact > t).sum())
-        assert int((values > t).sum()) <= count <= _lanczos.most_above(values, residuals, t, ceiling=0.6)
+        assert int((values > t).sum()) <= count <= _certificates.most_above(values, residuals, t, ceiling=0.6)
 
 
 def test_the_bound_on_the_count_is_attained():
@@ -153,7 +210,7 @@ def test_the_bound_on_the_count_is_attained():
         A = torch.tensor([[0.9, c], [c, 0.6]], dtype=torch.float64)
         values, residuals = A[:1, 0], torch.tensor([[0.0], [c]], dtype=torch.float64)
         assert int((torch.linalg.eigvalsh(A) > 1).sum()) == count
-        assert _lanczos.most_above(values, residuals, 1.0, ceiling=0.6) == count
+        assert _certificates.most_above(values, residuals, 1.0, ceiling=0.6) == count
 
 
 def certify_coupled(coupling, end, frobenius):
@@ -162,7 +219,9 @@ def certify_coupled(coupling, end, frobenius):
     values, residuals = A.diagonal()[:5], A @ V - V * A.diagonal()[:5]
     draw = lambda m: torch.randn(12, m, generator=generator(), dtype=torch.float64)  # noqa: E731
     norm = torch.linalg.matrix_norm(A).item() if frobenius else None
-    return _lanczos._certify(lambda X: A @ X, draw, values, residuals, V, 1.001, A.trace().item(), norm)
+    return _lanczos._certify(
+        lambda X: A @ X, draw, values, residuals, V, 1.001, A.trace().item(), norm, _keeping.NOTHING, ""
+    )
 
 
 @pytest.mark.parametrize(("frobenius", "kind"), [(False, "probabilistic"), (True, "deterministic")])
@@ -191,7 +250,7 @@ def test_where_the_residuals_leave_the_count_open_the_same_space_grows(monkeypat
 
 
 def test_independent_probes_multiply_and_no_margin_gives_no_certificate():
-    one = _lanczos.failure_probability(0.5, 1000, 6, 1)
+    one = _certificates.failure_probability(0.5, 1000, 6, 1)
     assert 0 < one < 1
-    assert _lanczos.failure_probability(0.5, 1000, 6, 8) == pytest.approx(one**8)
-    assert _lanczos.failure_probability(1.0, 1000, 6, 8) == 1.0
+    assert _certificates.failure_probability(0.5, 1000, 6, 8) == pytest.approx(one**8)
+    assert _certificates.failure_probability(1.0, 1000, 6, 8) == 1.0

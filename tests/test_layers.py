@@ -14,7 +14,8 @@ LAYERS = [
     {"_checks", "_fields", "_files", "_krylov", "_stencil", "linalg", "symbolic"}
     | {"_currents", "_cycles", "_estimates", "_spectra", "_surrogates", "series"},
     {"_arrays", "_download", "_images", "data", "nets"},
-    {"_backends", "_eigen", "_factors", "_lanczos", "_memory", "_sharding", "gradients", "diffusion", "minibatch"}
+    {"_backends", "_certificates", "_eigen", "_factors", "_keeping", "_lanczos", "_memory", "_sharding"}
+    | {"gradients", "diffusion", "minibatch"}
     | {"sde", "ou", "fokker_planck"}
     | {
         "_sampling",
