@@ -14,6 +14,15 @@ from problems import generator, network_problem, small_problem
 from sgdvi_lite import DiffusionMatrix, _backends, _eigen, _keeping, _lanczos, gradients
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Sums of several threads are not the same twice, bit for bit."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture
 def at_once(monkeypatch):
     """Everything is written as soon as it is done."""
