@@ -1,6 +1,7 @@
 """Problems with known answers, and the networks of the tests."""
 
 import numpy as np
+import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
@@ -14,6 +15,15 @@ SHAPES = {
 }
 CLASSES = {"small-lenet": 10, "small-fc": 10, "tiny-fc": 5, "small-allcnn": 10}
 WEIGHTS = {"small-lenet": 13_338, "small-fc": 8_266, "tiny-fc": 1_221, "small-allcnn": 26_982}
+
+
+@pytest.fixture
+def one_thread():
+    """Sums of several threads are not the same twice, bit for bit."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def generator(seed=0):

@@ -3,6 +3,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from problems import one_thread  # noqa: F401
 
 from sgdvi_lite import _keeping, _spectrum_run, experiments, gradients, reports, results, sgd
 from sgdvi_lite.__main__ import main
@@ -76,10 +77,9 @@ def test_a_stopped_run_goes_on_and_gives_the_same_numbers(path, tmp_path, monkey
     assert all(np.array_equal(array, again[name]) for name, array in results.load(path).arrays.items())
 
 
+@pytest.mark.usefixtures("one_thread")
 def test_a_run_stopped_in_an_epoch_or_in_a_matrix_does_nothing_twice(tmp_path, monkeypatch):
     """Epochs and chunks of gradients, counted: as many with stops as without; one thread, for the last bit."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     chosen = quick(examples=800)  # more than d, so that the matrix is streamed
     chunks, epoch, made = gradients.Network.parts, sgd.SGD.epoch, {"chunks": 0, "epochs": 0, "left": 10**9}
 
@@ -108,7 +108,6 @@ def test_a_run_stopped_in_an_epoch_or_in_a_matrix_does_nothing_twice(tmp_path, m
             break
         except KeyboardInterrupt:
             continue
-    torch.set_num_threads(threads)
     assert stops > 15 and made["epochs"] == once["epochs"] == 5 and made["chunks"] == once["chunks"] > 15
     assert all(np.array_equal(array, again[name]) for name, array in whole.items())
 

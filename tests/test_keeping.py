@@ -9,18 +9,11 @@ from itertools import pairwise
 
 import pytest
 import torch
-from problems import generator, network_problem, small_problem
+from problems import generator, network_problem, one_thread, small_problem  # noqa: F401
 
 from sgdvi_lite import DiffusionMatrix, _backends, _eigen, _keeping, _lanczos, gradients
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Sums of several threads are not the same twice, bit for bit."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture

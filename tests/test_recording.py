@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import recorded
 import torch
-from problems import generator
+from problems import generator, one_thread  # noqa: F401
 from references import plain_sgd
 from torch import nn
 from torch.nn.functional import cross_entropy, mse_loss
@@ -30,12 +30,7 @@ RATES = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.mark.parametrize("rates", RATES, ids=["plain", "momentum", "nesterov and decay"])
