@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from sgdvi_lite._files import write_atomically
+from sgdvi_lite._storage.files import write_atomically
 
 _PACKAGES = ("sgdvi_lite", "torch", "numpy", "scipy", "scikit-learn")
 _REQUIRED = ("preset", "seed", "commit", "versions", "device", "wall_seconds", "data_sha256")

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from sgdvi_lite import nets, sgd
-from sgdvi_lite._stepping import Run
+from sgdvi_lite.sgd.loop import Run
 
 SETTINGS = {"lr": 0.05, "batch_size": 16, "momentum": 0.9, "nesterov": True, "weight_decay": 1e-3}
 KINDS = ("tiny-fc", "dropout")

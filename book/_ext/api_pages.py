@@ -20,7 +20,11 @@ AUTOMODULE = """\
 
 def modules(root: Path) -> list[str]:
     """The library's public modules, in alphabetical order."""
-    return sorted(path.stem for path in (root / "sgdvi_lite").glob("*.py") if not path.stem.startswith("_"))
+    found = [
+        *(root / "sgdvi_lite").glob("*.py"),
+        *(path.parent for path in (root / "sgdvi_lite").glob("*/__init__.py")),
+    ]
+    return sorted(path.stem for path in found if not path.stem.startswith("_"))
 
 
 class Api(SphinxDirective):

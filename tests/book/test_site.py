@@ -121,7 +121,9 @@ def test_every_erratum_says_where_what_and_by_what_proof_and_test():
 
 
 def test_api_page_has_every_public_module():
-    modules = {path.stem for path in (ROOT / "sgdvi_lite").glob("*.py") if not path.stem.startswith("_")}
+    library = ROOT / "sgdvi_lite"
+    found = [*library.glob("*.py"), *(path.parent for path in library.glob("*/__init__.py"))]
+    modules = {path.stem for path in found if not path.stem.startswith("_")}
     anchors = {tag["id"] for tag in soup(SITE / "book/api.html").find_all(id=re.compile("^module-"))}
     assert {f"module-{name}" for name in modules} <= anchors
 

@@ -1,0 +1,188 @@
+"""Named data sets: where their files come from, how they are fetched, how they are read.
+
+No file is read before its SHA-256 agrees, nothing is unpickled, and no archive is extracted to disk.
+"""
+
+from __future__ import annotations
+
+import gzip
+import tarfile
+import zlib
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pooch
+
+from sgdvi_lite.data.arrays import ARRAYS
+
+RETRIES = 2
+"""How often a download is tried again at the same mirror."""
+
+TIMEOUT = 30
+"""Seconds without a byte after which a connection counts as lost."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set to download.
+
+    ``mirrors`` are addresses of folders, each ending in a slash and tried in order; ``sha256`` maps the name of each
+    file to its checksum; ``read`` maps the folder that holds the files to the four arrays; ``classes`` counts labels.
+    """
+
+    mirrors: tuple[str, ...]
+    sha256: dict[str, str]
+    read: Callable[[Path], dict[str, np.ndarray]]
+    classes: int
+
+
+def arrays(name: str, cache: Path, progress: bool) -> dict[str, np.ndarray]:
+    """Fetch the files of ``SOURCES[name]`` into ``cache/name`` unless they are there, and return their arrays.
+
+    Raises
+    ------
+    OSError
+        If no mirror delivers a file. No half-written file is left.
+    ValueError
+        If a file was delivered and its checksum is wrong (it is removed), or if a file is not in the known format.
+    """
+    source, folder = SOURCES[name], cache / name
+    for file in source.sha256:
+        _fetch(source, file, folder, progress)
+    return source.read(folder)
+
+
+def _fetch(source: Source, file: str, folder: Path, progress: bool) -> None:
+    failures: list[Exception] = []
+    downloader = pooch.HTTPDownloader(progressbar=progress, timeout=TIMEOUT, headers={"Accept-Encoding": "identity"})
+    registry = {file: f"sha256:{source.sha256[file]}"}
+    for mirror in source.mirrors:
+        store = pooch.create(path=folder, base_url=mirror, registry=registry, retry_if_failed=RETRIES)
+        try:
+            store.fetch(file, downloader=downloader)
+            return
+        except (OSError, ValueError) as error:  # errors of requests are OSErrors, a wrong checksum is a ValueError
+            failures.append(error)
+    raise _failure(source, file, folder, failures) from failures[-1]
+
+
+def _failure(source: Source, file: str, folder: Path, failures: list[Exception]) -> Exception:
+    tried = "; ".join(f"{mirror}{file}: {e}" for mirror, e in zip(source.mirrors, failures, strict=True))
+    kind = ValueError if any(isinstance(error, ValueError) for error in failures) else OSError
+    return kind(
+        f"{file} could not be downloaded and nothing was kept ({tried}). Check the connection and try again, "
+        f"or put the file with SHA-256 {source.sha256[file]} into {folder} yourself"
+    )
+
+
+def read_idx(path: Path) -> np.ndarray:
+    """Read a gzipped IDX file of bytes: 0, 0, 8, the number of axes, a big-endian length for each, then the data.
+
+    Raises
+    ------
+    ValueError
+        If the file is not of this form.
+    """
+    try:
+        raw = gzip.decompress(path.read_bytes())
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise ValueError(f"{path}: not a gzip file ({error}); remove it and load again") from error
+    axes = raw[3] if len(raw) > 3 and raw[:3] == b"\0\0\x08" else 0
+    shape = np.frombuffer(raw[4 : 4 + 4 * axes], ">u4").astype(int) if len(raw) >= 4 + 4 * axes else ()
+    start = 4 + 4 * axes
+    if not axes or len(shape) != axes or len(raw) - start != np.prod(shape):
+        raise ValueError(f"{path}: not an IDX file of bytes with as much data as it announces; remove it, load again")
+    return np.frombuffer(raw, np.uint8, offset=start).reshape(shape)
+
+
+def _read_mnist(folder: Path) -> dict[str, np.ndarray]:
+    files = (f"{part}-{kind}-ubyte.gz" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1"))
+    return dict(zip(ARRAYS, (read_idx(folder / file) for file in files), strict=True))
+
+
+def read_members(path: Path, names: Collection[str]) -> dict[str, bytes]:
+    """Read the named regular files of a ``.tar.gz`` into memory, in one pass; whatever else it holds is skipped.
+
+    Raises
+    ------
+    ValueError
+        If it is not such an archive, or a name is missing.
+    """
+    try:
+        with tarfile.open(path, "r|gz") as tar:
+            found = {m.name: tar.extractfile(m).read() for m in tar if m.name in names and m.isfile()}
+    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
+        raise ValueError(f"{path}: not a readable .tar.gz ({error}); remove it and load again") from error
+    missing = sorted(set(names) - set(found))
+    if missing:
+        raise ValueError(f"{path}: the archive has no regular file {', '.join(missing)}; remove it and load again")
+    return found
+
+
+def cifar_records(raw: bytes, label_bytes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Split binary CIFAR records into images (n, 3, 32, 32) and labels (n,).
+
+    A record is ``label_bytes`` bytes of labels, of which the last is the finest, then 3 x 32 x 32 bytes of pixels.
+    """
+    length = label_bytes + 3 * 32 * 32
+    if not raw or len(raw) % length:
+        raise ValueError(f"{len(raw)} bytes of CIFAR records: expected a positive multiple of {length}")
+    records = np.frombuffer(raw, np.uint8).reshape(-1, length)
+    return records[:, label_bytes:].reshape(-1, 3, 32, 32), records[:, label_bytes - 1]
+
+
+def _cifar_reader(archive: str, train: tuple[str, ...], test: str, label_bytes: int):
+    def read(folder: Path) -> dict[str, np.ndarray]:
+        found = read_members(folder / archive, {*train, test})
+        parts = (b"".join(found[name] for name in train), found[test])
+        values = (array for raw in parts for array in cifar_records(raw, label_bytes))
+        return dict(zip(ARRAYS, values, strict=True))
+
+    return read
+
+
+# MNIST: the address of the original publication, yann.lecun.com, no longer serves the files. Two mirrors hold them: the
+# S3 bucket that torchvision uses, and that of the Common Visual Data Foundation, which TensorFlow Datasets uses.
+# CIFAR: the author's page, and the host to which it redirects. The binary version, because the Python version is a
+# pickle, and loading a pickle can run code.
+# The checksums are those of TensorFlow Datasets (tensorflow_datasets/url_checksums/{mnist,cifar10,cifar100}.txt).
+_KRIZHEVSKY = ("https://www.cs.toronto.edu/~kriz/", "https://cave.cs.toronto.edu/kriz/")
+
+SOURCES: dict[str, Source] = {
+    "mnist": Source(
+        mirrors=(
+            "https://ossci-datasets.s3.amazonaws.com/mnist/",
+            "https://storage.googleapis.com/cvdf-datasets/mnist/",
+        ),
+        sha256={
+            "train-images-idx3-ubyte.gz": "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
+            "train-labels-idx1-ubyte.gz": "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
+            "t10k-images-idx3-ubyte.gz": "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
+            "t10k-labels-idx1-ubyte.gz": "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
+        },
+        read=_read_mnist,
+        classes=10,
+    ),
+    "cifar10": Source(
+        mirrors=_KRIZHEVSKY,
+        sha256={"cifar-10-binary.tar.gz": "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"},
+        read=_cifar_reader(
+            "cifar-10-binary.tar.gz",
+            tuple(f"cifar-10-batches-bin/data_batch_{i}.bin" for i in range(1, 6)),
+            "cifar-10-batches-bin/test_batch.bin",
+            label_bytes=1,
+        ),
+        classes=10,
+    ),
+    "cifar100": Source(
+        mirrors=_KRIZHEVSKY,
+        sha256={"cifar-100-binary.tar.gz": "58a81ae192c23a4be8b1804d68e518ed807d710a4eb253b1f2a199162a40d8ec"},
+        read=_cifar_reader(
+            "cifar-100-binary.tar.gz", ("cifar-100-binary/train.bin",), "cifar-100-binary/test.bin", label_bytes=2
+        ),
+        classes=100,
+    ),
+}
+"""The data sets that can be downloaded, by name."""

@@ -1,0 +1,293 @@
+"""The matrix of Definition 1 as an object: products, trace, eigenvalues, rank, samples."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from scipy.sparse.linalg import LinearOperator
+from torch import Tensor, distributed, nn
+
+from sgdvi_lite import _checks, gradients, linalg
+from sgdvi_lite.diffusion import backends, eigenvalues, keeping, plan, ranks
+from sgdvi_lite.diffusion.certificates import Certificate
+
+BACKENDS = ("auto", *backends.BACKENDS)
+
+
+class DiffusionMatrix:
+    r"""The matrix :math:`D = \frac1N \sum_k g_k g_k^\top - g g^\top` of Definition 1.
+
+    Make one with :meth:`from_gradients` or :meth:`from_model`. It acts as a symmetric positive semi-definite
+    matrix of shape ``(d, d)`` that need not be stored: ``D @ v`` works for vectors and matrices.
+
+    Attributes
+    ----------
+    N : int
+        Number of examples.
+    backend : str
+        The back-end in use: ``dense`` stores ``(d, d)``; ``gram`` stores ``(N, N)`` and the gradients, those of linear
+        layers as factors; ``lanczos`` stores neither and computes the gradients anew for each product.
+    how : str
+        What was chosen and why: back-end, memory, way of computing the gradients, and of the last eigenvalues.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sgdvi_lite import DiffusionMatrix
+    >>> D = DiffusionMatrix.from_gradients(torch.tensor([[1.0, 0.0], [-1.0, 0.0]]))
+    >>> D.dense()
+    tensor([[1., 0.],
+            [0., 0.]])
+    >>> D.trace(), D.rank(), D.backend
+    (1.0, 1, 'dense')
+    """
+
+    def __init__(self, source: backends.Source, backend: str, group: ranks.Group, memory, progress, kept):
+        _checks.one_of("backend", backend, BACKENDS)
+        if memory is not None:
+            _checks.positive("memory", memory)
+        group.agree(d=source.d, dtype=source.like.dtype, backend=backend)
+        limit = group.smallest(int(memory or plan.available(source.like.device)))  # all ranks choose alike
+        self.N = group.total
+        kind, self._storage = plan.choose(backend, source, self.N, limit)
+        self._backend = kind.build(source, group, progress, kept)
+        self._eigen = eigenvalues.Spectra(self._backend, self.N, limit, progress, kept)
+
+    @classmethod
+    def from_gradients(
+        cls, gradients: Tensor, backend: str = "auto", *, memory: float | None = None, progress: bool = False
+    ) -> DiffusionMatrix:
+        """D from per-example gradients.
+
+        Parameters
+        ----------
+        gradients
+            Array ``(N, d)``, float32 or float64; one row for each example. It is not modified.
+        backend
+            ``dense``, ``gram``, ``lanczos``, or ``auto``: ``gram`` if N < d, else ``dense``; if that does not fit
+            ``memory``, ``lanczos``.
+        memory
+            Most bytes to use; by default 80 % of what is free on the device.
+        progress
+            Whether to show progress bars.
+
+        Raises
+        ------
+        ValueError
+            If the array is not two-dimensional, has no examples, no columns, no floating-point numbers, or holds
+            a NaN or an infinity; if the back-end is unknown.
+        MemoryError
+            Before any work, if the back-end asked for does not fit ``memory``.
+        """
+        if gradients.ndim != 2 or min(gradients.shape) < 1 or not gradients.is_floating_point():
+            raise ValueError(
+                f"gradients has shape {tuple(gradients.shape)} and {gradients.dtype}: expected floats of "
+                "shape (N, d) with N >= 1 and d >= 1; put one example in each row"
+            )
+        _checks.finite("gradients", gradients)
+        alone = ranks.over(None, len(gradients))
+        return cls(backends.Stored(gradients), backend, alone, memory, progress, keeping.NOTHING)
+
+    @classmethod
+    def from_model(
+        cls,
+        model: nn.Module,
+        loss: gradients.Loss,
+        x: Tensor,
+        y: Tensor,
+        backend: str = "auto",
+        *,
+        chunk: int | None = None,
+        memory: float | None = None,
+        group: distributed.ProcessGroup | None = None,
+        folder: str | Path | None = None,
+        progress: bool = False,
+    ) -> DiffusionMatrix:
+        """D of a network at its present weights, over the examples ``(x, y)``.
+
+        Parameters
+        ----------
+        model, loss, x, y, chunk
+            As in :func:`sgdvi_lite.gradients.chunks`; in particular the network is in evaluation mode.
+        backend, memory, progress
+            As in :meth:`from_gradients`; ``dense`` and ``lanczos`` never hold all gradients.
+        group
+            A process group of ``torch.distributed``, such as ``torch.distributed.group.WORLD``, over whose ranks the
+            examples are spread: each rank gives its own ``x`` and ``y``, and has the same matrix afterwards. All ranks
+            call each method.
+        folder
+            Where to keep what is done, every minute or more rarely: the matrix of ``dense`` so far (all of its size),
+            the passes of ``lanczos``, and the Krylov spaces. The same call goes on from there. Not for a group.
+
+        Raises
+        ------
+        ValueError
+            As in :func:`sgdvi_lite.gradients.chunks`; if the back-end is unknown; if the ranks of the group differ in
+            ``d``, dtype or back-end; if the folder holds another computation or other files.
+        BlockingIOError
+            If another process computes in that folder.
+        MemoryError
+            As in :meth:`from_gradients`.
+
+        Notes
+        -----
+        A script for several ranks, started by ``torchrun --nproc-per-node=2 script.py``, has these lines around it::
+
+            torch.distributed.init_process_group("gloo")  # "nccl" with a GPU for each rank
+            rank, ranks = torch.distributed.get_rank(), torch.distributed.get_world_size()
+            world = torch.distributed.group.WORLD
+            D = DiffusionMatrix.from_model(model, loss, x[rank::ranks], y[rank::ranks], group=world)
+            print(rank, D.rank())  # on all ranks: each of them calls each method
+            torch.distributed.destroy_process_group()
+
+        Examples
+        --------
+        >>> import torch
+        >>> from sgdvi_lite import DiffusionMatrix
+        >>> model = torch.nn.Linear(3, 2)
+        >>> x, y = torch.randn(5, 3), torch.tensor([0, 1, 1, 0, 1])
+        >>> D = DiffusionMatrix.from_model(model, torch.nn.functional.cross_entropy, x, y)
+        >>> D.shape, D.how
+        ((8, 8), 'gram, N = 5 < d = 8, 480 bytes; gradients layer by layer')
+        """
+        own = copy.deepcopy(model) if backend in ("auto", "lanczos") else model
+        source = gradients.Network(own, loss, x, y, chunk)
+        kept = keeping.of_network(folder, group, source.chunk, own, loss, x, y)
+        return cls(source, backend, ranks.over(group, len(x)), memory, progress, kept)
+
+    @property
+    def backend(self) -> str:
+        """Name of the back-end in use."""
+        return self._backend.name
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """``(d, d)``."""
+        return self._backend.d, self._backend.d
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """That of the gradients."""
+        return self._backend.like.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """That of the gradients."""
+        return self._backend.like.device
+
+    def __matmul__(self, V: Tensor) -> Tensor:
+        """Product with a vector ``(d,)`` or a matrix ``(d, m)``."""
+        if V.ndim not in (1, 2) or V.shape[0] != self.shape[0]:
+            raise ValueError(f"V has shape {tuple(V.shape)}: expected ({self.shape[0]},) or ({self.shape[0]}, m)")
+        if V.dtype != self.dtype:
+            raise ValueError(f"V is {V.dtype}, D is {self.dtype}: expected the same; convert V with .to(D.dtype)")
+        return self._backend.matmul(V)
+
+    @property
+    def how(self) -> str:
+        """Back-end, memory and method, and why."""
+        return self._storage + self._eigen.how
+
+    def dense(self) -> Float[Tensor, "d d"]:
+        """The matrix itself, as a new array."""
+        return self._backend.dense()
+
+    def trace(self) -> float:
+        """Sum of all eigenvalues: the mean squared distance of a gradient from the mean gradient."""
+        return self._backend.trace
+
+    def frobenius_norm(self) -> float:
+        """Square root of the sum of all squared eigenvalues, exact for every back-end.
+
+        With ``lanczos`` it costs a pass over the gradients for every 2,048 columns.
+        """
+        return self._backend.frobenius_norm
+
+    def mean_and_std(self) -> tuple[float, float]:
+        """Mean and standard deviation of all ``d`` eigenvalues, from trace and Frobenius norm; see chapter 9."""
+        return linalg.mean_and_std(self.trace(), self.frobenius_norm(), self.shape[0])
+
+    def eigenvalues(self, k: int | None = None) -> Float[Tensor, " k"]:
+        """The ``k`` largest eigenvalues, by default all ``d``, largest first; negative rounding is given as zero.
+
+        Raises
+        ------
+        ValueError
+            If ``k > d``, or if all are asked of the back-end ``lanczos``.
+        MemoryError
+            If all are asked and do not fit.
+        LimitError
+            If the Krylov space would outgrow the memory; the message says how far it got.
+        """
+        if k is None and self.backend == "lanczos":
+            raise ValueError("k = None: backend 'lanczos' gives leading eigenvalues; give k, or use backend='dense'")
+        k = self.shape[0] if k is None else k
+        _checks.count("k", k, high=self.shape[0], remedy="the matrix has no more eigenvalues")
+        return self._eigen.largest(k)
+
+    def rank(self, eps: float | None = None) -> int:
+        """Number of eigenvalues above ``lambda_max * d * eps``, by default with the epsilon of the gradients' dtype.
+
+        Raises
+        ------
+        ValueError
+            If ``eps`` is smaller than that epsilon: rounding errors would be counted.
+        LimitError
+            As in :meth:`eigenvalues`, with the back-end ``lanczos``.
+        """
+        return self.rank_certificate(eps).count
+
+    def rank_certificate(self, eps: float | None = None) -> Certificate:
+        """The eigenvalues that :meth:`rank` counts, and the reason why there are no more; errors as there.
+
+        For a large matrix block Lanczos is tried first. If more than a quarter of the eigenvalues are wanted, all
+        those of a stored matrix are computed instead; ``how`` says which it was.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from sgdvi_lite import DiffusionMatrix
+        >>> found = DiffusionMatrix.from_gradients(torch.eye(3)).rank_certificate()
+        >>> found.count, found.kind, found.failure_probability
+        (2, 'full', 0.0)
+        """
+        own = torch.finfo(self.dtype).eps
+        eps = own if eps is None else eps
+        if eps < own:
+            raise ValueError(f"eps = {eps}: expected >= {own} for {self.dtype} gradients; compute them in float64")
+        return self._eigen.above(eps)
+
+    def stable_rank(self) -> float:
+        """Trace over largest eigenvalue; see :func:`sgdvi_lite.linalg.stable_rank`."""
+        largest = self.eigenvalues(1).item()
+        return self.trace() / largest if largest > 0 else 0.0
+
+    def participation_ratio(self) -> float:
+        """Squared trace over squared Frobenius norm; see :func:`sgdvi_lite.linalg.participation_ratio`."""
+        frobenius = self.frobenius_norm()
+        return (self.trace() / frobenius) ** 2 if frobenius > 0 else 0.0
+
+    def sample(self, n: int, generator: torch.Generator) -> Float[Tensor, "n d"]:
+        """Draw ``n`` Gaussian vectors with mean zero and covariance ``D``, one in each row.
+
+        The normal numbers are drawn on the generator's device, so that a CPU generator gives the same on every device.
+        """
+        _checks.count("n", n)
+        size = self._backend.noise_size
+        z = torch.randn(n, size, generator=generator, device=generator.device, dtype=self.dtype)
+        return self._backend.root_matmul(z.to(self.device).T).T
+
+    def to_scipy(self) -> LinearOperator:
+        """As a :class:`scipy.sparse.linalg.LinearOperator`, for SciPy's iterative solvers, on the CPU."""
+
+        def matmul(V):
+            return (self @ torch.as_tensor(V, dtype=self.dtype, device=self.device)).cpu().numpy()
+
+        dtype = torch.empty(0, dtype=self.dtype).numpy().dtype
+        return LinearOperator(self.shape, matvec=matmul, rmatvec=matmul, matmat=matmul, dtype=dtype)
+
+    def __repr__(self) -> str:
+        return f"DiffusionMatrix(d={self.shape[0]}, N={self.N}, backend={self.backend!r}, dtype={self.dtype})"

@@ -1,0 +1,12 @@
+"""Experiments that run from the command line: a preset, a table, a figure, a saved result.
+
+A run that was stopped goes on where it was: what it has finished is on disk. Chapter 9 reads the results of
+``spectrum``, chapter 10 those of ``trajectory``.
+"""
+
+from sgdvi_lite.experiments.registry import PRESETS, Settings, prepare, result_path, run, settings
+from sgdvi_lite.experiments.spectrum.run import Spectrum
+from sgdvi_lite.experiments.trajectory.run import Trajectory
+from sgdvi_lite.nets import error_rate
+
+__all__ = ["PRESETS", "Settings", "Spectrum", "Trajectory", "error_rate", "prepare", "result_path", "run", "settings"]

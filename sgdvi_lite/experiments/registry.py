@@ -1,0 +1,117 @@
+"""Names, presets and settings of the experiments; what runs them and saves their results."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+
+from sgdvi_lite import _checks, data, results
+from sgdvi_lite.experiments import reporting
+from sgdvi_lite.experiments.spectrum import run as spectrum_run
+from sgdvi_lite.experiments.spectrum.run import Spectrum
+from sgdvi_lite.experiments.trajectory import run as trajectory_run
+from sgdvi_lite.experiments.trajectory.run import Trajectory
+
+Settings = Spectrum | Trajectory
+
+_RUNS = {"spectrum": spectrum_run, "trajectory": trajectory_run}
+
+PRESETS: dict[str, dict[str, Settings]] = {name: module.PRESETS for name, module in _RUNS.items()}
+"""Settings by experiment and preset: ``lite`` for two CPU cores, the others at the paper's size."""
+
+
+def settings(experiment: str, preset: str, **changes) -> Settings:
+    """Return the settings of a preset, with the changes that are not ``None``.
+
+    Raises
+    ------
+    ValueError
+        If the experiment, the preset or a setting is not known or not allowed.
+
+    Examples
+    --------
+    >>> from sgdvi_lite import experiments
+    >>> experiments.settings("spectrum", "lite", epochs=5, seed=None).epochs
+    5
+    """
+    _checks.one_of("experiment", experiment, PRESETS)
+    _checks.one_of("preset", preset, PRESETS[experiment])
+    usual, given = PRESETS[experiment][preset], {name: v for name, v in changes.items() if v is not None}
+    known = [field.name for field in fields(usual)]
+    for name, value in given.items():
+        if name not in known:
+            raise ValueError(f"{name} = {value!r}: {experiment} has no such setting; it has {', '.join(known)}")
+    return replace(usual, **given)
+
+
+def result_path(experiment: str, preset: str, chosen: Settings, folder: str | Path) -> Path:
+    """File of a run: its name tells experiment, preset, network and data, and ends in a digest of all settings.
+
+    Where ``data`` is a file, its contents enter the digest, so that a changed file is never taken for the old one.
+    """
+    digest = hashlib.sha256(json.dumps(asdict(chosen), sort_keys=True).encode())
+    if chosen.data.endswith(".npz") and Path(chosen.data).is_file():
+        digest.update(Path(chosen.data).read_bytes())
+    return Path(folder) / f"{experiment}-{preset}-{chosen.net}-{Path(chosen.data).stem}-{digest.hexdigest()[:6]}.npz"
+
+
+def run(
+    experiment: str,
+    preset: str,
+    chosen: Settings,
+    *,
+    folder: str | Path,
+    progress: bool = True,
+    force: bool = False,
+    keep: bool = False,
+) -> Path:
+    """Run an experiment, or go on with one that was stopped, and return its result's file; a figure lies beside it.
+
+    Parameters
+    ----------
+    experiment, preset, chosen
+        Names, and settings as made by :func:`settings`.
+    folder
+        Where the result goes; made if missing.
+    progress
+        Whether to show progress bars.
+    force
+        Run again even if this very result is there.
+    keep
+        Leave what the run wrote on its way in ``....partial`` beside the result, such as the recorded weights.
+    """
+    path = result_path(experiment, preset, chosen, folder)
+    if path.exists() and not force:
+        return path
+    dataset = prepare(chosen)
+    partial = path.with_suffix(".partial")
+    arrays, seconds = _RUNS[experiment].compute(chosen, dataset, partial, progress)
+    note = results.provenance(
+        preset=preset,
+        seed=chosen.seed,
+        data_sha256=dataset.sha256,
+        device=chosen.device,
+        wall_seconds=seconds,
+        experiment=experiment,
+        settings=asdict(chosen) | {"data": Path(chosen.data).name},
+        changed_from_preset=_changes(chosen, PRESETS[experiment][preset]),
+    )
+    results.save(path, arrays, note)
+    if not keep:
+        shutil.rmtree(partial, ignore_errors=True)
+    reporting.draw(results.load(path), path.with_suffix(".svg"))
+    return path
+
+
+def _changes(chosen: Settings, preset: Settings) -> list[str]:
+    """Names of the settings that differ from the preset's."""
+    given, usual = asdict(chosen), asdict(preset)
+    return [name for name in given if given[name] != usual[name]]
+
+
+def prepare(chosen: Settings) -> data.Dataset:
+    """Load the data of an experiment and preprocess it as the settings say."""
+    return chosen.prepared(data.load(chosen.data))

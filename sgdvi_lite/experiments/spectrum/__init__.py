@@ -1,0 +1,1 @@
+"""The experiment ``spectrum``: D at several instants of a training."""

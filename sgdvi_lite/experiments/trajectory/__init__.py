@@ -1,0 +1,1 @@
+"""The experiment ``trajectory``: a long run of SGD beside its null models."""

@@ -1,0 +1,136 @@
+"""The experiment ``trajectory``: a long run of constant-step SGD, its weights once an epoch, and what they show.
+
+The longer version's Figure 3, with the null models that it lacks. The recording lies on disk while it is made; a run
+that was stopped goes on where it was, to the last bit.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from sgdvi_lite import _checks, data, nets, results, sgd
+from sgdvi_lite.experiments.trajectory import measures
+
+SHORTEST = 500
+"""Epochs after the burn-in that the statistics need."""
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """Settings of ``trajectory``: train for ``epochs`` at a constant rate, drop the first ``burn``, look at the rest.
+
+    ``data`` is a name or an ``.npz`` (see :func:`sgdvi_lite.data.load`), of which the images of some ``classes`` are
+    kept (all, if it is empty), ``pool`` the side to which they are averaged; then they are standardised. ``lr``,
+    ``momentum``, ``nesterov`` and ``weight_decay`` are constant, as in :func:`sgdvi_lite.sgd.record`. Without
+    ``batch_norm`` these layers are left out of the network.
+
+    The preset ``paper`` is the longer version's, as far as it is told: 1e-3 is its rate after the burn-in, and here
+    before it too. ``paper-decay`` has a steady state, which ``paper`` lacks: the weight decay of ``lite``, with which
+    weights relax in (1 - momentum) / (lr weight_decay) = 10,000 steps, or 42 epochs; with the customary 5e-4 it would
+    be 840, too many for error bars. ``paper-plain`` has the same time and temperature without momentum, and no
+    batch-norm.
+    """
+
+    data: str = "digits"
+    net: str = "tiny-fc"
+    classes: tuple[int, ...] = (0, 1, 2, 3, 4)
+    pool: int | None = 4
+    epochs: int = 7000
+    burn: int = 1400
+    lr: float = 0.1
+    momentum: float = 0.9
+    nesterov: bool = True
+    weight_decay: float = 0.01
+    batch_size: int = 128
+    sampling: str = "reshuffled"
+    batch_norm: bool = True
+    seed: int = 0
+    device: str = "cpu"
+
+    def __post_init__(self):
+        """Refuse settings that cannot work before any work is done."""
+        _checks.one_of("net", self.net, nets.NETWORKS)
+        _checks.one_of("sampling", self.sampling, sgd.SAMPLINGS)
+        for name in ("epochs", "batch_size"):
+            _checks.count(name, getattr(self, name))
+        _checks.count("burn", self.burn, low=0)
+        if self.epochs - self.burn < SHORTEST:
+            raise ValueError(
+                f"epochs = {self.epochs} with burn = {self.burn}: expected at least {SHORTEST} epochs after the burn-in"
+            )
+        _checks.positive("lr", self.lr)
+        _checks.momentum(self.momentum, self.nesterov)
+        _checks.not_negative("weight_decay", self.weight_decay)
+        _checks.device(self.device)
+
+    def prepared(self, dataset: data.Dataset) -> data.Dataset:
+        """Keep the classes, pool the images if asked, and standardise them."""
+        if self.classes:
+            dataset = data.class_subset(dataset, self.classes)
+        if self.pool is not None:
+            dataset = data.average_pool(dataset, self.pool)
+        return data.standardise(dataset)
+
+
+_PAPER = Trajectory(data="mnist", pool=7, epochs=100_000, burn=1000, lr=1e-3, weight_decay=0.0)
+_DECAY = replace(_PAPER, epochs=20_000, weight_decay=0.01)
+PRESETS = {
+    "lite": Trajectory(),
+    "paper": _PAPER,
+    "paper-decay": _DECAY,
+    "paper-plain": replace(_DECAY, lr=1e-2, momentum=0.0, nesterov=False, batch_norm=False),
+}
+"""Settings by name: ``lite`` is the run of chapter 10."""
+
+
+def compute(chosen: Trajectory, dataset: data.Dataset, partial: Path, progress: bool) -> tuple[dict, float]:
+    """Run the experiment, or go on with what lies in the folder ``partial``; return its arrays and its seconds."""
+    model, generator = start(chosen, dataset)
+    x, y = dataset.x_train.to(chosen.device), dataset.y_train.to(chosen.device)
+    spent, started = _clock(partial), time.time()
+    every = len(x) // chosen.batch_size
+    made = sgd.record(
+        *(model, cross_entropy, x, y, partial / "run"),
+        n_steps=every * chosen.epochs,
+        every=every,
+        **{name: getattr(chosen, name) for name in ("lr", "momentum", "nesterov", "weight_decay")},
+        batch_size=chosen.batch_size,
+        sampling=chosen.sampling,
+        generator=generator,
+        progress=progress,
+    )
+    arrays = measures.measure(chosen, dataset, model, made, progress)
+    return arrays, spent + time.time() - started
+
+
+def start(chosen: Trajectory, dataset: data.Dataset) -> tuple[nn.Module, torch.Generator]:
+    """The network as it is before the first step, and the generator from which it and the batches are drawn."""
+    _checks.count("batch_size", chosen.batch_size, high=len(dataset.x_train))
+    generator = torch.Generator().manual_seed(chosen.seed)
+    shape = tuple(dataset.x_train.shape[1:])
+    model = nets.build(chosen.net, in_shape=shape, classes=dataset.classes, generator=generator)
+    return (model if chosen.batch_norm else _without_batch_norm(model)).to(chosen.device), generator
+
+
+def _without_batch_norm(model: nn.Sequential) -> nn.Sequential:
+    kept = [layer for layer in model if not isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d)]
+    return nn.Sequential(*(_without_batch_norm(k) if isinstance(k, nn.Sequential) else k for k in kept))
+
+
+def _clock(partial: Path) -> float:
+    """Seconds that earlier, stopped calls took up to their last checkpoint; and note when this one begins."""
+    file, checkpoint = partial / "clock.json", partial / "run" / "state.pt"
+    spent = 0.0
+    if file.exists() and checkpoint.exists():
+        before = json.loads(file.read_text())
+        spent = before["spent"] + max(0.0, checkpoint.stat().st_mtime - before["since"])
+    note = json.dumps({"spent": spent, "since": time.time()}).encode()
+    results.write_atomically(file, lambda opened: opened.write(note))
+    return spent

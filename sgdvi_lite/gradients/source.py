@@ -1,0 +1,211 @@
+"""The per-example gradients of a network, chunk by chunk, layer by layer or by vmap."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
+from tqdm.auto import tqdm
+
+from sgdvi_lite import _checks
+from sgdvi_lite.gradients import layers
+from sgdvi_lite.nets import count_parameters
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+CHUNK_BYTES = {"cpu": 32 * 2**20, "cuda": 512 * 2**20}
+"""Default bound on the size of one chunk of gradients, in bytes: small enough for the caches, large enough to share
+the overhead of a pass."""
+
+
+class Network:
+    """The per-example gradients of a network over its examples, to be gone through as often as needed.
+
+    Parameters
+    ----------
+    model, loss, x, y, chunk
+        As in :func:`chunks`, with the same errors.
+
+    Attributes
+    ----------
+    N : int
+        Number of examples.
+    d : int
+        Number of weights.
+    like : Tensor
+        Has the dtype and device of the gradients.
+    how : str
+        ``layer by layer``, or why the general path is taken.
+    """
+
+    def __init__(self, model: nn.Module, loss: Loss, x: Tensor, y: Tensor, chunk: int | None = None):
+        _check(model, loss, x, y)
+        self.N, self.d, self.like = len(x), count_parameters(model), x.new_empty(0)
+        if chunk is not None:
+            _checks.count("chunk", chunk)
+        bound = CHUNK_BYTES.get(x.device.type, CHUNK_BYTES["cpu"])
+        self.chunk = min(self.N, chunk or max(1, bound // (self.d * x.element_size())))
+        self._x, self._y, self._loss = x, y, loss
+        self._general = _batched(model, loss)
+        self._layers = layers.LayerGradients(model, loss)
+        self.how = self._choose(model)
+
+    def _choose(self, model: nn.Module) -> str:
+        """Take the fast path only if all layers are known and two examples confirm it."""
+        reason = layers.unknown_layer(model)
+        if reason is None:
+            x, y = self._x[:2], self._y[:2]
+            try:
+                exact = _one_by_one(model, self._loss, x, y)
+                error = (layers.rows(self._layers(x, y)) - exact).abs().max()
+                if error <= torch.finfo(x.dtype).eps ** 0.5 * exact.abs().max():
+                    return "layer by layer"
+                reason = "two examples contradict the fast path"
+            except RuntimeError as error:  # if it is a fault of the network, the general path meets it too
+                reason = str(error)
+        self._layers = None
+        return f"vmap, since {reason}"
+
+    def parts(self, progress: bool = False, first: int = 0) -> Iterator[list[layers.Part]]:
+        """Iterate over the gradients from ``first`` on, ``chunk`` at a time, those of linear layers as factors."""
+        options = {"desc": "gradients", "unit": "example", "disable": not progress, "leave": False}
+        with tqdm(total=self.N, initial=first, **options) as bar:
+            for start in range(first, self.N, self.chunk):
+                x, y = (t[start : start + self.chunk] for t in (self._x, self._y))
+                parts = self._layers(x, y) if self._layers else [layers.Rows(self._general(x, y))]
+                for tensor in (t for part in parts for t in part.tensors()):
+                    _checks.finite("gradients", tensor, first=start)
+                yield parts
+                bar.update(len(x))
+
+    def chunks(
+        self, progress: bool = False, out: Tensor | None = None, first: int = 0
+    ) -> Iterator[Float[Tensor, "n d"]]:
+        """Iterate over the gradients as rows; written into ``out (chunk, d)``, one chunk over the other, if given."""
+        for parts in self.parts(progress, first):
+            n = len(parts[0].tensors()[0])
+            yield layers.rows(parts, None if out is None else out[:n])
+
+
+def _one_by_one(model: nn.Module, loss: Loss, x: Tensor, y: Tensor) -> Tensor:
+    """Gradients (n, d) by a backward pass for each example."""
+    weights = [p for p in model.parameters() if p.requires_grad]
+    values = (loss(model(x[k : k + 1]), y[k : k + 1]) for k in range(len(x)))
+    rows = (torch.autograd.grad(value, weights) for value in values)
+    return torch.stack([torch.cat([g.reshape(-1) for g in row]) for row in rows])
+
+
+def chunks(
+    model: nn.Module, loss: Loss, x: Tensor, y: Tensor, *, chunk: int | None = None, progress: bool = False
+) -> Iterator[Float[Tensor, "n d"]]:
+    """Iterate over the per-example gradients, at most ``chunk`` examples at a time.
+
+    Parameters
+    ----------
+    model
+        A network in evaluation mode; gradients are taken with respect to all its trainable weights.
+    loss
+        Maps outputs and targets of a batch of one to a scalar, such as ``torch.nn.functional.cross_entropy``.
+    x, y
+        Inputs and targets, ``N`` of each, on the network's device; ``x`` has its dtype.
+    chunk
+        Examples at a time; by default as many as fit :data:`CHUNK_BYTES`.
+    progress
+        Whether to show a progress bar.
+
+    Yields
+    ------
+    Tensor
+        Gradients ``(n, d)`` of the next ``n`` examples; columns in the order of ``model.parameters()``.
+
+    Raises
+    ------
+    ValueError
+        Before any work: if there are no examples, lengths differ, ``x`` has another dtype or device than the network,
+        batch-norm or dropout is in training mode, a label is out of range, the loss is no scalar. During it: if a
+        gradient is NaN or infinite.
+    """
+    return Network(model, loss, x, y, chunk).chunks(progress)
+
+
+def _batched(model: nn.Module, loss: Loss) -> Callable[[Tensor, Tensor], Tensor]:
+    """The general path: gradients of each example, (n, d), for any network."""
+    weights = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
+    fixed = {name: t.detach() for name, t in model.named_parameters() if not t.requires_grad}
+    fixed |= dict(model.named_buffers())
+
+    def of_one(weights: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
+        return loss(functional_call(model, (weights, fixed), (x[None],)), y[None])
+
+    def of_each(x: Tensor, y: Tensor) -> Tensor:
+        parts = vmap(grad(of_one), in_dims=(None, 0, 0))(weights, x, y)
+        return torch.cat([g.reshape(len(g), -1) for g in parts.values()], dim=1)
+
+    return of_each
+
+
+def per_example_gradients(
+    model: nn.Module, loss: Loss, x: Tensor, y: Tensor, *, chunk: int | None = None, progress: bool = False
+) -> Float[Tensor, "N d"]:
+    """All per-example gradients in one array; arguments and errors are those of :func:`chunks`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sgdvi_lite import gradients
+    >>> model = torch.nn.Linear(3, 2)
+    >>> x, y = torch.randn(5, 3), torch.tensor([0, 1, 1, 0, 1])
+    >>> gradients.per_example_gradients(model, torch.nn.functional.cross_entropy, x, y).shape
+    torch.Size([5, 8])
+    """
+    source = Network(model, loss, x, y, chunk)
+    out = source.like.new_empty(source.N, source.d)
+    for block, parts in zip(out.split(source.chunk), source.parts(progress), strict=True):
+        layers.rows(parts, block)
+    return out
+
+
+def _check(model: nn.Module, loss: Loss, x: Tensor, y: Tensor) -> None:
+    _checks.same_length("x", x, "y", y)
+    _check_mode(model)
+    _check_match(model, x)
+    with torch.no_grad():
+        output = model(x[:1])
+    if not y.is_floating_point() and output.ndim == 2:
+        _check_labels(y, output.shape[1])
+    value = loss(output, y[:1])
+    if value.ndim != 0:
+        raise ValueError(
+            f"loss: gave shape {tuple(value.shape)} for a batch of one; expected a scalar; use reduction='mean'"
+        )
+
+
+def _check_mode(model: nn.Module) -> None:
+    for name, layer in model.named_modules():
+        mixes = isinstance(layer, nn.modules.batchnorm._BatchNorm | nn.modules.dropout._DropoutNd)
+        if mixes and layer.training:
+            raise ValueError(
+                f"model: {type(layer).__name__} {name!r} is in training mode, where examples are mixed; "
+                "call model.eval() first"
+            )
+
+
+def _check_match(model: nn.Module, x: Tensor) -> None:
+    weight = next((p for p in model.parameters() if p.requires_grad), None)
+    if weight is None:
+        raise ValueError("model: has no trainable weights; set requires_grad on at least one")
+    if (weight.dtype, weight.device) != (x.dtype, x.device):
+        raise ValueError(
+            f"x is {x.dtype} on {x.device}, the model {weight.dtype} on {weight.device}: expected the same; "
+            "convert one with .to(dtype=..., device=...)"
+        )
+
+
+def _check_labels(y: Tensor, classes: int) -> None:
+    low, high = int(y.min()), int(y.max())
+    if low < 0 or high >= classes:
+        raise ValueError(
+            f"y has labels from {low} to {high}: expected 0 to {classes - 1}, the model's outputs; relabel the classes"
+        )

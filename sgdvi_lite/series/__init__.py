@@ -1,0 +1,70 @@
+"""Time series: spectra, autocorrelation, stationarity, currents, cycles, each with its error, and null models.
+
+Arrays are NumPy, float64, with time along the first axis; lags and frequencies count in samples of the series (steps of
+SGD times ``every``, for a recording). Chapter 10 puts every inference from a long trajectory beside its null model.
+"""
+
+from sgdvi_lite.series.balance import Balance, stationarity
+from sgdvi_lite.series.currents import VelocityField, lagged_covariance, stochastic_area, velocity_field
+from sgdvi_lite.series.cycles import (
+    Line,
+    Scores,
+    area_by_lag,
+    area_scores,
+    chosen_plane,
+    principal_components,
+    strongest_line,
+    turning_plane,
+)
+from sgdvi_lite.series.estimates import Estimate, batch_means
+from sgdvi_lite.series.null_models import (
+    LinearProcess,
+    brownian,
+    fit_linear,
+    momentum_process,
+    phase_surrogate,
+    time_reversed,
+    white_noise,
+)
+from sgdvi_lite.series.spectra import (
+    ShortSeriesError,
+    Spectrum,
+    autocorrelation,
+    autocorrelation_band,
+    increment_spectrum,
+    integrated_time,
+    spectrum,
+)
+
+__all__ = [
+    "Balance",
+    "Estimate",
+    "Line",
+    "LinearProcess",
+    "Scores",
+    "ShortSeriesError",
+    "Spectrum",
+    "VelocityField",
+    "area_by_lag",
+    "area_scores",
+    "autocorrelation",
+    "autocorrelation_band",
+    "batch_means",
+    "brownian",
+    "chosen_plane",
+    "fit_linear",
+    "increment_spectrum",
+    "integrated_time",
+    "lagged_covariance",
+    "momentum_process",
+    "phase_surrogate",
+    "principal_components",
+    "spectrum",
+    "stationarity",
+    "stochastic_area",
+    "strongest_line",
+    "time_reversed",
+    "turning_plane",
+    "velocity_field",
+    "white_noise",
+]

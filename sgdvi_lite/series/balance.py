@@ -1,0 +1,75 @@
+"""Stationarity: Yaida's relation, as a ratio with its error."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from numpy.typing import ArrayLike
+
+from sgdvi_lite.series.estimates import as_series, ratio_of_means
+
+
+class Balance(NamedTuple):
+    """Left side over right side of Yaida's relation, the standard error, and the distance from 1 in errors."""
+
+    ratio: float
+    error: float
+    z: float
+
+
+def stationarity(left: ArrayLike, right: ArrayLike, n_batches: int = 20) -> Balance:
+    r"""Test Yaida's relation, which holds in every stationary state of SGD, whatever the loss and the noise.
+
+    With PyTorch's momentum, :math:`v' = \mu v + g` and :math:`x' = x - \eta v'`, where g is the gradient of the batch
+    at x, the relation is
+
+    .. math:: \mathbb{E}[x \cdot g] = \tfrac{\eta}{2} (1 + \mu)\, \mathbb{E}[|v'|^2].
+
+    *Proof.* In a stationary state :math:`\mathbb{E}|x'|^2 = \mathbb{E}|x|^2`, so (a) :math:`2\,\mathbb{E}[x \cdot v'] =
+    \eta\,\mathbb{E}|v'|^2`; and :math:`\mathbb{E}[x' \cdot v'] = \mathbb{E}[x \cdot v]`, so with (a)
+    :math:`\mathbb{E}[x \cdot v] = -\tfrac{\eta}{2}\mathbb{E}|v'|^2`. Insert :math:`v' = \mu v + g` into (a). ∎ For
+    :math:`\mu = 0` it is Yaida's first relation, :math:`\mathbb{E}[x \cdot g] = \tfrac{\eta}{2}\mathbb{E}|g|^2`. With
+    Nesterov's momentum, :math:`x' = x - \eta(g + \mu v')`, the point :math:`y = x + \eta\mu v` obeys
+    :math:`y' = y - \eta v'`, and the relation has y in place of x. Only stationarity is used: the mean over an epoch
+    stands for the expectation where batches are reshuffled.
+
+    The two sides differ, summed over a run, by the difference of one quantity between its ends, :math:`(1-\mu)|y|^2 /
+    2\eta - \mu\,y \cdot v`. So the test sees whether this has ceased to drift, and nothing else: a ratio of 1 is
+    necessary for stationarity and does not prove it. Weights in front of a batch-norm have :math:`x \cdot g = 0`,
+    but for its small epsilon, so without weight decay they drift outwards for ever.
+
+    Parameters
+    ----------
+    left, right
+        The two sides, step by step or averaged over as many steps each, ``(n,)``: ``Recording.balance()``.
+    n_batches
+        Stretches by which the error is estimated, as in :func:`batch_means`.
+
+    Returns
+    -------
+    Balance
+        Ratio of the mean sides, its standard error, and z = (ratio - 1) / error. In a stationary state the error is too
+        large rather than too small, since neighbouring stretches share an end.
+
+    References
+    ----------
+    S. Yaida, Fluctuation-dissipation relations for stochastic gradient descent, ICLR 2019, arXiv 1810.00004; the
+    relations with momentum are derived above. Chapter 10.
+
+    Examples
+    --------
+    >>> import numpy as np, torch
+    >>> from sgdvi_lite import series, sgd
+    >>> a, lr = torch.tensor([-1.0, 1.0]).double(), 0.1  # f_k = (x - a_k)^2 / 2
+    >>> x = sgd.replicas(lambda x, i: x - a[i].mean(1, keepdim=True), torch.zeros(1, 1).double(), 2, lr, 1, 20_000,
+    ...                  generator=torch.Generator().manual_seed(0), every=1)[:, 0, 0].numpy()
+    >>> g = (x[:-1] - x[1:]) / lr
+    >>> found = series.stationarity(x[:-1] * g, lr / 2 * g**2)
+    >>> abs(found.ratio - 1) < 0.02 and abs(found.z) < 3
+    True
+    """
+    left, right = as_series("left", left, 4), as_series("right", right, 4)
+    if left.ndim != 1 or left.shape != right.shape:
+        raise ValueError(f"left has shape {left.shape}, right {right.shape}: expected two series (n,) of one length")
+    ratio, error = (float(v) for v in ratio_of_means(left, right, n_batches))
+    return Balance(ratio, error, (ratio - 1) / error)

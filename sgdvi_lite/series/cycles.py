@@ -1,0 +1,256 @@
+"""Is it a cycle? The plane that turns fastest, judged on new data; the area against the lag; lines in the spectrum."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.ndimage import median_filter
+
+from sgdvi_lite import _checks
+from sgdvi_lite.series.currents import stochastic_area
+from sgdvi_lite.series.estimates import Estimate, as_series
+
+
+class Scores(NamedTuple):
+    """Area over its standard error: in the half where the plane was chosen (``own``) and in the other (``new``)."""
+
+    own: float
+    new: float
+
+
+class Line(NamedTuple):
+    """The strongest line: its ratio to its surroundings, what smooth noise does not exceed, its frequency."""
+
+    ratio: float
+    limit: float
+    frequency: float
+
+
+def principal_components(x: ArrayLike, k: int = 20) -> np.ndarray:
+    """Project a series on its ``k`` leading principal directions, the one of largest variance first.
+
+    Parameters
+    ----------
+    x
+        The series ``(n, d)``.
+    k
+        Directions; fewer are taken where fewer vary.
+
+    Returns
+    -------
+    np.ndarray
+        ``(n, k)``, each column with mean 0; the sign of a column is arbitrary.
+
+    Raises
+    ------
+    ValueError
+        If ``x`` is no finite series ``(n, d)``, or does not vary.
+
+    References
+    ----------
+    Of a walk in many dimensions these are cosines: Antognini and Sohl-Dickstein, arXiv 1806.08805. Chapter 10.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sgdvi_lite import series
+    >>> x = np.outer([1.0, -1.0, 3.0, -3.0], [3.0, 4.0])
+    >>> abs(series.principal_components(x)).round(6).ravel().tolist()
+    [5.0, 5.0, 15.0, 15.0]
+    """
+    x = _centred(x)
+    return x @ _leading(x, k)[1]
+
+
+def turning_plane(x: ArrayLike, k: int = 20) -> np.ndarray:
+    r"""Find the plane that turns fastest among the ``k`` leading principal directions, each scaled to unit variance.
+
+    With the scaled directions :math:`W` the areas are an antisymmetric matrix; its largest singular value is the
+    largest area of a pair of orthonormal vectors, which its singular vectors :math:`u, v` attain.
+
+    Parameters
+    ----------
+    x
+        The series ``(n, d)``.
+    k
+        Directions; fewer are taken where fewer vary.
+
+    Returns
+    -------
+    np.ndarray
+        The plane's two axes :math:`Wu, Wv` ``(d, 2)``, in which ``x`` turns counter-clockwise with unit variances.
+        **The area in this plane is the largest of many:** judge it on data that took no part in the choice.
+
+    Raises
+    ------
+    ValueError
+        If ``x`` is no finite series ``(n, d)``, or fewer than two directions vary.
+
+    References
+    ----------
+    Chapter 10.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sgdvi_lite import series
+    >>> A = [[0.9, 0.0, 0.0], [0.0, 0.9, -0.1], [0.0, 0.1, 0.9]]  # turns in the plane of the last two
+    >>> process = series.LinearProcess(A, torch.eye(3))
+    >>> plane = series.turning_plane(process.sample(50_000, generator=torch.Generator().manual_seed(0)))
+    >>> bool(abs(plane[0]).max() < 0.05 * abs(plane[1:]).max())
+    True
+    """
+    x = _centred(x)
+    spread, axes = _leading(x, k)
+    if len(spread) < 2:
+        raise ValueError(f"x has shape {x.shape} and varies in one direction only: expected two, as a plane has")
+    scaled = axes / np.sqrt(spread)
+    left, _, right = np.linalg.svd(stochastic_area(x @ scaled).value)
+    return scaled @ np.stack([left[:, 0], right[0]], axis=1)
+
+
+def chosen_plane(x: ArrayLike, k: int = 20) -> tuple[np.ndarray, np.ndarray]:
+    """Both halves of a series ``(n, d)`` in the :func:`turning_plane` of the first: ``(n / 2, 2)`` each.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sgdvi_lite import series
+    >>> noise = series.white_noise(1001, torch.eye(3), generator=torch.Generator().manual_seed(0))
+    >>> [half.shape for half in series.chosen_plane(noise)]
+    [(501, 2), (500, 2)]
+    """
+    first, second = np.array_split(np.asarray(x), 2)
+    plane = turning_plane(first, k)
+    return first @ plane, second @ plane
+
+
+def area_scores(x: ArrayLike, k: int = 20) -> Scores:
+    """Area over its error in the plane chosen in the first half: there, and in the second half, which counts.
+
+    Of a reversible process the first score is many, for the plane was chosen; the second is about a standard normal
+    number, if a thirtieth of half the series is many correlation times.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sgdvi_lite import series
+    >>> noise = series.white_noise(20_000, torch.eye(20), generator=torch.Generator().manual_seed(0))
+    >>> own, new = series.area_scores(noise)
+    >>> own > 4, abs(new) < 3
+    (True, True)
+    """
+    found = [stochastic_area(half) for half in chosen_plane(x, k)]
+    return Scores(*(float(area[0, 1] / error[0, 1]) for area, error in found))
+
+
+def area_by_lag(x: ArrayLike, lags: ArrayLike) -> Estimate:
+    r"""Area swept in a given time, in units of the variance :math:`\sqrt{\det C(0)}`: does the motion come back?
+
+    On a circle it is :math:`\sin \omega k`: one at a quarter of a turn, minus one at three quarters. Of a rotation that
+    decays it is :math:`e^{-\gamma k} \sin \omega k`.
+
+    Parameters
+    ----------
+    x
+        The series in a plane ``(n, 2)``.
+    lags
+        Whole numbers of samples ``(m,)``.
+
+    Returns
+    -------
+    Estimate
+        Areas and standard errors ``(m,)``, as of :func:`stochastic_area`.
+
+    Raises
+    ------
+    ValueError
+        If ``x`` is no finite ``(n, 2)``, does not fill the plane, or is too short for a lag.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sgdvi_lite import series
+    >>> angle = 2 * np.pi * np.arange(4000) / 40
+    >>> series.area_by_lag(np.stack([np.cos(angle), np.sin(angle)], 1), [10, 20, 30]).value.round(2).tolist()
+    [1.0, 0.0, -1.0]
+    """
+    x = as_series("x", x, 4, columns=2)
+    unit = np.sqrt(max(np.linalg.det(np.cov(x.T)), 0.0))
+    if not unit > 1e-12 * np.trace(np.cov(x.T)):
+        raise ValueError("x lies on a line: expected a series that fills a part of the plane")
+    found = [stochastic_area(x, lag) for lag in np.asarray(lags).tolist()]
+    return Estimate(*(np.array([pair[i][0, 1] for pair in found]) / unit for i in (0, 1)))
+
+
+def strongest_line(x: ArrayLike, lowest: float, width: int = 201, chance: float = 0.001) -> Line:
+    r"""Largest ordinate of the periodogram over its running median: a periodic motion puts its power at one frequency.
+
+    Of noise with a smooth spectrum the ratio exceeds ``u`` with probability :math:`2^{-u}`, as the ordinates are
+    exponential and the median of an exponential variable is :math:`\log 2` times its mean. The median over ``width``
+    frequencies has itself the relative error :math:`1 / (\log 2 \sqrt{\mathrm{width}})`; the limit is raised by three
+    times that.
+
+    Parameters
+    ----------
+    x
+        The series ``(n,)`` or ``(n, c)``.
+    lowest
+        Cycles a sample from which on lines are looked for; at least half a ``width`` above 0.
+    width
+        Frequencies of the running median, an odd number.
+    chance
+        With which smooth noise exceeds the limit anywhere, all columns and frequencies together.
+
+    Raises
+    ------
+    ValueError
+        If the series is too short for the width, not finite or has a constant column, or ``lowest`` is out of range.
+
+    References
+    ----------
+    Chapter 10.
+
+    Examples
+    --------
+    >>> import numpy as np, torch
+    >>> from sgdvi_lite import series
+    >>> noise = series.white_noise(4000, [[1.0]], generator=torch.Generator().manual_seed(0))[:, 0]
+    >>> none, hidden = (series.strongest_line(x, 0.03) for x in (noise, noise + 0.3 * np.sin(np.arange(4000) / 5)))
+    >>> none.ratio < none.limit < hidden.ratio, round(1 / hidden.frequency / (2 * np.pi), 1)
+    (True, 5.0)
+    """
+    _checks.count("width", width, low=3)
+    if width % 2 == 0:
+        raise ValueError(f"width = {width}: expected an odd number, so that the median has a centre")
+    x = as_series("x", x, 2 * width)
+    x, n = x.reshape(len(x), -1), len(x)
+    if not width / 2 / n <= lowest < 0.5:
+        raise ValueError(f"lowest = {lowest}: expected cycles a sample in [{width / 2 / n:.3g}, 0.5)")
+    power = np.abs(np.fft.rfft(x - x.mean(axis=0), axis=0)) ** 2
+    around = median_filter(power, (width, 1))
+    if not (around > 0).all():
+        raise ValueError("x has a column that is constant: expected one that varies; leave it out")
+    tested = (power / around)[(first := int(lowest * n)) :]
+    limit = (1 + 3 / (np.log(2) * np.sqrt(width))) * np.log2(tested.size / chance)
+    place = np.unravel_index(tested.argmax(), tested.shape)[0]
+    return Line(float(tested.max()), float(limit), float((first + place) / n))
+
+
+def _centred(x: ArrayLike) -> np.ndarray:
+    x = as_series("x", x, 4)
+    if x.ndim != 2:
+        raise ValueError(f"x has shape {x.shape}: expected (n, d)")
+    return x - x.mean(axis=0)
+
+
+def _leading(x: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Variances (k,), largest first, and directions (d, k) of a centred series; those without variance are left out."""
+    _checks.count("k", k)
+    spread, axes = np.linalg.eigh(x.T @ x / (len(x) - 1))
+    if not spread[-1] > 0:
+        raise ValueError("x is constant: expected a series that varies")
+    kept = min(k, int((spread > 1e-12 * spread[-1]).sum()))
+    return spread[: -kept - 1 : -1], axes[:, : -kept - 1 : -1]

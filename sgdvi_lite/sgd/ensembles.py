@@ -1,0 +1,116 @@
+"""Many independent copies of SGD on a finite sum, moved together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from sgdvi_lite import _checks
+from sgdvi_lite.sgd.sampling import batches, replica_batches
+
+BatchGradient = Callable[[Tensor, Tensor], Tensor]
+
+
+def replicas(
+    gradient: BatchGradient,
+    x0: Tensor,
+    N: int,
+    lr: float,
+    batch_size: int,
+    n_steps: int,
+    *,
+    generator: torch.Generator,
+    momentum: float = 0.0,
+    nesterov: bool = False,
+    sampling: str = "with",
+    every: int | None = None,
+    progress: bool = False,
+) -> Tensor:
+    """Run many independent copies of constant-step SGD, ``x - lr * gradient``, on a finite sum of ``N`` losses.
+
+    Parameters
+    ----------
+    gradient
+        Maps the weights ``(n, d)`` of all replicas and the indices ``(n, b)`` of their mini-batches, on the device of
+        ``x0``, to the mean gradient ``(n, d)`` of each replica over its own batch.
+    x0
+        Weights at the start ``(n, d)``, float32 or float64; not modified.
+    N, lr, batch_size
+        Number of losses in the sum, learning rate, examples in a batch.
+    n_steps
+        Steps of each replica. In the time ``t = k lr`` of the chapters they last ``n_steps * lr``.
+    generator
+        A CPU generator of the batches.
+    momentum, nesterov
+        As in :class:`torch.optim.SGD`; the velocities begin at 0.
+    sampling
+        As in :func:`batches`; the replicas draw independently. ``reshuffled`` starts a new permutation after every
+        ``N // batch_size`` steps.
+    every
+        Record the weights after every so many steps; it divides ``n_steps``. By default only the last are returned.
+    progress
+        Whether to show a progress bar.
+
+    Returns
+    -------
+    Tensor
+        Final weights ``(n, d)``, or, if ``every`` is given, the records ``(1 + n_steps // every, n, d)``, the first
+        of which is ``x0``.
+
+    Raises
+    ------
+    ValueError
+        Before any work: if ``x0`` is no finite floating ``(n, d)``, ``lr <= 0``, ``batch_size > N``, the sampling is
+        unknown, the momentum not in [0, 1), ``every`` does not divide ``n_steps``, or ``gradient`` gives another shape.
+    FloatingPointError
+        If a weight becomes NaN or infinite; the step by which it did is named.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sgdvi_lite import sgd
+    >>> a = torch.tensor([-1.0, 1.0])  # f_k = (x - a_k)^2 / 2
+    >>> g = torch.Generator().manual_seed(0)
+    >>> x = sgd.replicas(lambda x, index: x - a[index].mean(1, keepdim=True), torch.zeros(20_000, 1), N=2, lr=0.1,
+    ...                  batch_size=1, n_steps=100, generator=g)
+    >>> abs(x.var().item() - 0.1 / (2 - 0.1)) < 0.002  # exact for this step length
+    True
+    """
+    _check_replicas(gradient, x0, N, lr, batch_size, n_steps, sampling, every)
+    _checks.momentum(momentum, nesterov)
+    drawn = replica_batches(len(x0), N, batch_size, sampling, generator)
+    x, period, v = x0.clone(), every or n_steps, torch.zeros_like(x0) if momentum else None
+    record = x0.new_empty(1 + n_steps // period, *x0.shape) if every else None
+    if every:
+        record[0] = x0
+    with tqdm(total=n_steps, desc="SGD", unit="step", disable=not progress, leave=False) as bar:
+        for k in range(n_steps // period):
+            for _ in range(period):
+                g = gradient(x, next(drawn).to(x.device))
+                x.sub_(g if v is None else _direction(g, v, momentum, nesterov), alpha=lr)
+            if not bool(torch.isfinite(x).all()):
+                raise FloatingPointError(f"a weight is NaN or infinite by step {(k + 1) * period}: lower lr = {lr}")
+            if every:
+                record[k + 1] = x
+            bar.update(period)
+    return x if record is None else record
+
+
+def _direction(g: Tensor, v: Tensor, momentum: float, nesterov: bool) -> Tensor:
+    """Where the weights go, per unit of the learning rate; the velocity is updated in place."""
+    v.mul_(momentum).add_(g)
+    return g.add(v, alpha=momentum) if nesterov else v
+
+
+def _check_replicas(
+    gradient: BatchGradient, x0: Tensor, N: int, lr: float, b: int, n_steps: int, sampling, every
+) -> None:
+    _checks.ensemble(x0, n_steps, every)
+    _checks.positive("lr", lr)
+    batches(N, b, sampling, torch.Generator())
+    shape = tuple(gradient(x0, torch.zeros(len(x0), b, dtype=torch.long, device=x0.device)).shape)
+    if shape != tuple(x0.shape):
+        raise ValueError(f"gradient gave shape {shape}: expected {tuple(x0.shape)}, one row for each replica")

@@ -1,0 +1,213 @@
+"""Long runs of constant-step SGD with snapshots of the weights on disk; killed at any point, they go on bit for bit."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sgdvi_lite import _checks, nets
+from sgdvi_lite._storage.files import digest
+from sgdvi_lite.gradients import Loss
+from sgdvi_lite.sgd.engines import fully_connected
+from sgdvi_lite.sgd.engines.autograd import Autograd
+from sgdvi_lite.sgd.loop import Run, same_arithmetic
+from sgdvi_lite.sgd.sampling import batches
+from sgdvi_lite.sgd.store import Store, read_header, read_state
+
+ENGINES = ("auto", "autograd")
+DTYPES = {torch.float32: np.dtype(np.float32), torch.float64: np.dtype(np.float64)}
+
+
+@dataclass(frozen=True)
+class Recording:
+    """What a run has recorded so far; the arrays are read-only views of its files.
+
+    ``weights`` ``(1 + n, d)`` holds the flat weights, in the order of :func:`sgdvi_lite.nets.flat_parameters`, at the
+    steps ``steps`` ``(1 + n,)``, from 0 on. ``log`` ``(n, 4)`` holds means over the ``every`` steps up to each snapshot
+    but the first: the loss of the batch (without weight decay), w.g, v.v and v.g, with ``w`` the weights before the
+    step, ``g`` the gradient of the batch (weight decay included), ``v`` the velocity after the step in v.v and before
+    it in v.g. ``run`` has the settings, ``engine`` says how the steps were computed, ``done`` how many are recorded,
+    and ``diverged`` the step in which the loss ceased to be finite, or None.
+    """
+
+    folder: Path
+    run: dict
+    engine: str
+    done: int
+    diverged: int | None
+    weights: np.ndarray
+    log: np.ndarray
+
+    @property
+    def steps(self) -> np.ndarray:
+        """Step number of each snapshot ``(1 + n,)``."""
+        return np.arange(len(self.weights)) * self.run["every"]
+
+    @property
+    def loss(self) -> np.ndarray:
+        """Mean loss of the batches between two snapshots ``(n,)``."""
+        return self.log[:, 0]
+
+    def balance(self) -> tuple[np.ndarray, np.ndarray]:
+        """Both sides of Yaida's relation, ``(n,)`` each, for :func:`sgdvi_lite.series.stationarity`."""
+        lr, momentum = self.run["lr"], self.run["momentum"]
+        left = self.log[:, 1] + (lr * momentum * self.log[:, 3] if self.run["nesterov"] else 0.0)
+        return left, lr * (1 + momentum) / 2 * self.log[:, 2]
+
+
+def open_recording(folder: str | Path) -> Recording:
+    """Read what a run has recorded up to its last checkpoint; it may still be running, or have been killed.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no recorded run, or none with a checkpoint yet.
+    """
+    folder = Path(folder)
+    header, state = read_header(folder), read_state(folder)
+    if state is None:
+        raise FileNotFoundError(f"folder = {str(folder)!r}: the run there has no checkpoint yet; let it go on")
+    rows = 1 + state["recorded"]
+    weights, log = (np.load(folder / f"{name}.npy", mmap_mode="r")[:rows] for name in ("weights", "log"))
+    run = header["run"]
+    return Recording(folder, run, run["engine"], state["recorded"] * run["every"], state["diverged"], weights, log[1:])
+
+
+def record(
+    model: nn.Module,
+    loss: Loss,
+    x: Tensor,
+    y: Tensor,
+    folder: str | Path,
+    *,
+    n_steps: int,
+    every: int,
+    lr: float,
+    batch_size: int,
+    generator: torch.Generator,
+    momentum: float = 0.0,
+    nesterov: bool = False,
+    weight_decay: float = 0.0,
+    sampling: str = "reshuffled",
+    engine: str = "auto",
+    checkpoint_seconds: float = 30.0,
+    progress: bool = True,
+) -> Recording:
+    """Run SGD with a constant step in training mode and record the weights; the same call goes on with a killed run.
+
+    Parameters
+    ----------
+    model
+        The network, float32 or float64; at the end it has the last weights and is in evaluation mode.
+    loss
+        Maps the outputs and targets of a batch to its mean loss.
+    x, y
+        The training examples, ``N`` of each, on the network's device.
+    folder
+        Where the recording goes; made if missing. It takes ``(1 + n_steps / every) d`` numbers, which are reserved
+        before the first step.
+    n_steps, every
+        Steps, and steps from one snapshot to the next; ``every`` divides ``n_steps``. An epoch has ``N // batch_size``.
+    lr, momentum, nesterov, weight_decay
+        As in :class:`torch.optim.SGD`, constant.
+    batch_size, sampling
+        As in :func:`batches`.
+    generator
+        CPU generator of the batches and of dropout. Epochs draw as those of :class:`SGD`.
+    engine
+        ``auto``: for [Flatten], (Linear, [BatchNorm1d], ReLU)*, Linear with cross entropy on the CPU, forward and
+        backward passes by hand; ``autograd`` for all else, or always if asked. ``Recording.engine`` and the
+        progress bar say which.
+    checkpoint_seconds
+        Time between checkpoints; at most that much is done again after a kill.
+    progress
+        Whether to show a progress bar.
+
+    Raises
+    ------
+    ValueError
+        Before any work, if an argument is out of its range, or the folder holds another run or other files; these
+        are never changed.
+    OSError
+        Before any work, if the disk has no room for the recording.
+    BlockingIOError
+        If another process is recording into the folder.
+    FloatingPointError
+        If the loss or a weight becomes NaN or infinite: the step is named. The snapshots before it stay;
+        :func:`open_recording` reads them.
+
+    Notes
+    -----
+    Equality to the last bit needs the same machine, versions and number of threads; the last is restored. Steps by hand
+    run on one thread. Chapter 10 uses the recordings.
+
+    Examples
+    --------
+    >>> import tempfile, torch
+    >>> from sgdvi_lite import data, nets, sgd
+    >>> digits, g = data.load("digits"), torch.Generator().manual_seed(0)
+    >>> net = nets.build("tiny-fc", in_shape=(1, 8, 8), classes=10, generator=g)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     made = sgd.record(net, torch.nn.functional.cross_entropy, digits.x_train, digits.y_train, folder, lr=0.1,
+    ...                       n_steps=300, every=10, batch_size=64, generator=g, progress=False)
+    ...     made.weights.shape, made.engine, bool(made.loss[-1] < made.loss[0])
+    ((31, 1546), 'fully connected, by hand', True)
+    """
+    rates = {"lr": lr, "momentum": momentum, "nesterov": nesterov, "weight_decay": weight_decay}
+    _check(model, x, y, rates, batch_size, n_steps, every, sampling, engine, generator)
+    model.train()
+    by_hand = engine == "auto" and fully_connected.applies(model, loss, x, y, batch_size)
+    kind = fully_connected.FullyConnected if by_hand else Autograd
+    counts = {"n_steps": n_steps, "every": every, "batch_size": batch_size, "sampling": sampling}
+    run = rates | counts | {"engine": kind.name} | _fingerprint(model, loss, x, y, generator)
+    store = Store(folder, run, _made(), 1 + n_steps // every, run["d"], DTYPES[next(model.parameters()).dtype])
+    data = {"x": x, "y": y, **rates}
+    steps = kind(model, batch_size=batch_size, **data) if by_hand else kind(model, loss, **data)
+    try:
+        with same_arithmetic(store.made["threads"], by_hand):
+            Run(steps, store, generator, checkpoint_seconds).go(progress)
+    finally:
+        steps.finish()
+        store.close()
+        model.eval()
+    return open_recording(folder)
+
+
+def _made() -> dict:
+    versions = {"python": platform.python_version(), "torch": str(torch.__version__), "numpy": np.__version__}
+    return {"threads": torch.get_num_threads(), "versions": versions}
+
+
+def _fingerprint(model: nn.Module, loss: Loss, x: Tensor, y: Tensor, generator: torch.Generator) -> dict:
+    """What else decides the numbers of a run: where it starts, on which data, with which random numbers."""
+    return {
+        "N": len(x),
+        "d": nets.count_parameters(model),
+        "device": x.device.type,
+        "network": str(model),
+        "loss": getattr(loss, "__qualname__", type(loss).__qualname__),
+        "start_sha256": digest(*model.state_dict().values()),
+        "data_sha256": digest(x, y),
+        "generator_sha256": digest(generator.get_state()),
+    }
+
+
+def _check(model, x, y, rates: dict, b: int, n_steps: int, every: int, sampling: str, engine: str, generator) -> None:
+    _checks.same_length("x", x, "y", y)
+    _checks.positive("lr", rates["lr"])
+    _checks.count("n_steps", n_steps)
+    _checks.count("every", every, high=n_steps)
+    if n_steps % every:
+        raise ValueError(f"every = {every}: expected a divisor of n_steps = {n_steps}")
+    _checks.one_of("engine", engine, ENGINES)
+    batches(len(x), b, sampling, generator)
+    _checks.momentum(rates["momentum"], rates["nesterov"])
+    _checks.not_negative("weight_decay", rates["weight_decay"])
+    kinds = {p.dtype for p in model.parameters()}
+    if len(kinds) != 1 or not kinds <= set(DTYPES):
+        raise ValueError(f"model has weights of {kinds}: expected one of torch.float32, torch.float64 for all of them")

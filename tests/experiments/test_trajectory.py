@@ -1,0 +1,371 @@
+"""The experiment of long trajectories: its settings, its resumption, and each saved number against a plain one."""
+
+import json
+import re
+import time
+
+import numpy as np
+import pytest
+import recorded
+import torch
+from problems import generator
+from torch.nn.functional import cross_entropy
+
+from sgdvi_lite import experiments, nets, reports, results, series, sgd
+from sgdvi_lite.__main__ import main
+from sgdvi_lite.experiments.trajectory import measures
+from sgdvi_lite.experiments.trajectory import run as trajectory_run
+from sgdvi_lite.sgd.loop import Run
+
+QUICK = {"pool": 2, "epochs": 560, "burn": 40, "classes": (0, 1, 2)}
+
+
+def quick(**changes):
+    return experiments.settings("trajectory", "lite", **(QUICK | changes))
+
+
+def run(folder, chosen, **options):
+    return experiments.run("trajectory", "lite", chosen, folder=folder, progress=False, **options)
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    """A result and the recording from which it was made."""
+    path = run(tmp_path_factory.mktemp("results"), quick(), keep=True)
+    return results.load(path), sgd.open_recording(path.with_suffix(".partial") / "run"), path
+
+
+def test_a_result_is_small_and_says_how_it_was_made(kept):
+    result, made, path = kept
+    assert path.stat().st_size < 200_000 and path.with_suffix(".svg").is_file()
+    assert all(np.isfinite(a).all() for a in result.arrays.values() if a.dtype.kind == "f")
+    note = result.provenance
+    assert note["experiment"] == "trajectory" and note["settings"]["classes"] == [0, 1, 2]
+    assert note["changed_from_preset"] == ["classes", "pool", "epochs", "burn"]
+    assert made.done == 560 * int(result.arrays["epoch_steps"]) and made.run["weight_decay"] == 0.01
+
+
+def test_the_recording_is_the_one_that_a_reader_would_make(kept, tmp_path):
+    """By hand, with nothing of the experiment but its numbers."""
+    from sgdvi_lite import data
+
+    _, made, _ = kept
+    digits = data.average_pool(data.class_subset(data.load("digits"), [0, 1, 2]), 2)
+    digits, g = data.standardise(digits), generator(0)
+    net = nets.build("tiny-fc", in_shape=(1, 2, 2), classes=3, generator=g)
+    steps = len(digits.x_train) // 128
+    own = sgd.record(
+        *(net, cross_entropy, digits.x_train, digits.y_train, tmp_path),
+        n_steps=20 * steps,
+        every=steps,
+        batch_size=128,
+        lr=0.1,
+        momentum=0.9,
+        nesterov=True,
+        weight_decay=0.01,
+        generator=g,
+        progress=False,
+    )
+    assert np.array_equal(own.weights, made.weights[:21])
+
+
+def test_the_curves_are_means_over_blocks_of_epochs(kept):
+    result, made, _ = kept
+    a = result.arrays
+    blocks = np.array_split(np.arange(520), 400)
+    assert np.allclose(a["loss"], [made.loss[40:][block].mean() for block in blocks])
+    assert np.allclose(a["size"], [np.linalg.norm(made.weights[41:][block], axis=1).mean() for block in blocks])
+    assert np.allclose(a["epoch"], [41 + block.mean() for block in blocks])
+    left, right = (side[40:] for side in made.balance())
+    assert np.allclose(a["balance"], series.stationarity(left, right))
+
+
+def test_scores_lines_and_areas_are_those_of_the_weights(kept):
+    result, made, _ = kept
+    path, a = made.weights[40:].astype(float), result.arrays
+    assert np.allclose(a["scores"], series.area_scores(path), rtol=1e-6)
+    assert np.allclose(a["line"], series.strongest_line(series.principal_components(path, 20), 120 / len(path)))
+    _, new = series.chosen_plane(path)
+    assert np.allclose(a["area"], series.area_by_lag(new, a["area_lag"]), atol=1e-6)
+    assert a["null_scores"].shape == (2, 20, 2) and a["null_scores"][..., 0].mean() > 3
+    assert abs(a["null_scores"][..., 1].mean()) < 1
+
+
+def test_the_departures_from_a_running_mean_are_looked_at_likewise(kept):
+    result, made, _ = kept
+    path, a = made.weights[40:].astype(float), result.arrays
+    width = len(path) // 16 * 2 + 1
+    smooth = np.stack([np.convolve(column, np.ones(width) / width, mode="valid") for column in path.T], axis=1)
+    rest = path[width // 2 : -(width // 2)] - smooth
+    assert np.allclose(a["fast_scores"], series.area_scores(rest), rtol=1e-3)
+    assert np.allclose(a["fast_picture"].var(0), series.principal_components(rest, 2).var(0), rtol=0.2)
+
+
+def test_spectrum_and_autocorrelation_are_means_over_the_weights_that_move(kept):
+    result, made, _ = kept
+    a, path = result.arrays, made.weights[40:].astype(float)
+    assert a["moving"] == a["d"] == path.shape[1]  # with weight decay even what has no gradient moves at first
+    found = series.increment_spectrum(path, 64)
+    density = found.density / np.diff(path, axis=0).var(0)
+    assert np.allclose(a["frequency"], found.frequency)
+    assert np.allclose(a["spectrum"][0], density.mean(1), rtol=1e-5)
+    assert np.allclose(a["spectrum"][2], np.quantile(density, 0.84, axis=1), rtol=1e-5)
+    rho = series.autocorrelation(path, int(a["lag"][-1]))
+    assert np.allclose(a["correlation"][0], rho[a["lag"]].mean(1), atol=1e-6)
+    assert a["low_share"][0] == pytest.approx((density[found.frequency < 0.05].sum(0) / density.sum(0)).mean())
+    assert a["outside"][0] == pytest.approx((abs(rho[1:]) > 2.5758 / np.sqrt(len(path))).mean(), abs=1e-3)
+
+
+def test_what_has_no_gradient_does_not_move(tmp_path):
+    dataset = experiments.prepare(quick())
+    net, g = trajectory_run.start(quick(), dataset)
+    options = {"n_steps": 60, "every": 1, "lr": 0.1, "batch_size": 128, "generator": g, "progress": False}
+    path = sgd.record(net, cross_entropy, dataset.x_train, dataset.y_train, tmp_path, **options).weights
+    still = np.flatnonzero(~measures._moving(path))
+    assert set(still) >= set(range(64, 80)) | set(range(368, 384))  # biases before the two batch-norm layers
+
+
+def test_the_full_gradient_is_that_of_all_images_in_training_mode(kept):
+    result, made, _ = kept
+    dataset = experiments.prepare(quick())
+    net, _ = trajectory_run.start(quick(), dataset)
+    row = int(result.arrays["gradient_epoch"][7])
+    w = torch.tensor(made.weights[row])
+    nets.set_flat_parameters(net.train(), w)
+    cross_entropy(net(dataset.x_train), dataset.y_train).backward()
+    slope = torch.cat([p.grad.flatten() for p in net.parameters()]) + 0.01 * w
+    assert result.arrays["gradient"][7] == pytest.approx(slope.norm().item() / len(w) ** 0.5, rel=1e-4)
+
+
+@pytest.fixture(scope="module")
+def slopes():
+    """In float64, at weights where the network has learnt a little."""
+    dataset = experiments.prepare(quick())
+    net, g = trajectory_run.start(quick(), dataset)
+    sgd.run(net, cross_entropy, dataset.x_train, dataset.y_train, epochs=3, lr=0.1, batch_size=64, generator=g,
+            progress=False)  # fmt: skip
+    double = type(dataset)(
+        "digits", dataset.x_train.double(), dataset.y_train, dataset.x_test.double(), dataset.y_test, 3, "-"
+    )
+    return measures.Slopes(net.double(), double, 0.01)
+
+
+def test_curvatures_are_differences_of_gradients(slopes):
+    w = nets.flat_parameters(slopes.model).numpy()
+    for v in torch.randn(3, len(w), generator=generator(1), dtype=torch.float64):
+        ends = []
+        for h in (1e-5, -1e-5):
+            slopes.at(w + h * v.numpy())
+            ends.append(slopes.gradient())
+        slopes.at(w)
+        assert slopes.curvatures([v]).item() == pytest.approx(((ends[0] - ends[1]) @ v / 2e-5).item(), rel=1e-5)
+
+
+def test_the_noise_of_a_batch_has_mean_zero_and_the_trace_of_its_covariance(slopes):
+    """Without batch-norm the noise of reshuffled batches is c(N, b) D, whose trace is known."""
+    from sgdvi_lite import DiffusionMatrix, minibatch_factor
+
+    dataset = experiments.prepare(quick())
+    net, _ = trajectory_run.start(quick(batch_norm=False), dataset)
+    N = len(dataset.x_train)
+    plain = measures.Slopes(net, dataset, 0.0)
+    batches = measures._batches(N, 64, "reshuffled", generator(2))
+    w = nets.flat_parameters(net).numpy()
+    noise = np.concatenate([measures._noise(plain, w, batches)[0] for _ in range(20)])
+    D = DiffusionMatrix.from_model(net, cross_entropy, dataset.x_train, dataset.y_train)
+    expected = minibatch_factor(N, 64, replacement=False) * float(D.trace())
+    assert abs(noise.mean() - expected) < 4 * noise.std() / np.sqrt(len(noise))
+
+
+def test_the_floor_is_that_of_a_convex_loss_with_independent_batches(tmp_path):
+    """Logistic regression with weight decay and momentum: |grad f|^2 is T tr FD, but for a term of order lr."""
+    chosen = quick(lr=0.01, weight_decay=0.1, sampling="with", batch_size=16, burn=0)
+    dataset, g = experiments.prepare(chosen), generator(4)
+    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 3))
+    options = {name: getattr(chosen, name) for name in ("lr", "momentum", "nesterov", "weight_decay", "sampling")}
+    options |= {"n_steps": 60_000, "every": 20, "batch_size": 16, "generator": g, "progress": False}
+    path = sgd.record(net, cross_entropy, dataset.x_train, dataset.y_train, tmp_path, **options).weights[300:]
+    found = measures._gradients(chosen, dataset, net, path, g)
+    square, error = series.batch_means(np.square(found["gradient"]), 20)
+    floor = found["floor_square"].mean()
+    assert error < 0.1 * square and found["floor_error"].max() < floor
+    assert abs(square - floor) < 4 * error + 0.05 * floor
+
+
+def test_the_null_of_a_weight_has_its_correlation_and_is_stationary():
+    slow = series.LinearProcess([[0.95]], [[1.0]])
+    x = np.hstack([slow.sample(50_000, generator=generator(s)) for s in range(4)])
+    null = measures._fitted_ar(x, generator(9))
+    assert np.allclose(series.autocorrelation(null, 1)[1], series.autocorrelation(x, 1)[1], atol=0.01)
+    many = measures._fitted_ar(np.tile(slow.sample(2000, generator=generator(5)), 300), generator(3))
+    first, later = many[0].var(), many[1000].var()
+    assert first == pytest.approx(later, rel=4 * np.sqrt(2 / 300) * np.sqrt(2))
+
+
+def test_dropout_is_off_and_batch_norm_as_in_training():
+    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.BatchNorm1d(4), torch.nn.Dropout(0.5), torch.nn.Linear(4, 3))
+    slopes = measures.Slopes(net, experiments.prepare(quick()), 0.0)
+    assert net[1].training and not net[2].training
+    assert torch.equal(slopes.gradient(), slopes.gradient())
+
+
+def test_without_batch_norm_the_rest_stays():
+    dataset = experiments.prepare(quick())
+    whole, _ = trajectory_run.start(quick(), dataset)
+    plain, _ = trajectory_run.start(quick(batch_norm=False), dataset)
+    linear = [layer for layer in whole.modules() if isinstance(layer, torch.nn.Linear)]
+    kept = [layer for layer in plain.modules() if isinstance(layer, torch.nn.Linear)]
+    assert all(torch.equal(a.weight, b.weight) for a, b in zip(linear, kept, strict=True))
+    assert nets.count_parameters(whole) - nets.count_parameters(plain) == 4 * 16
+    assert plain(dataset.x_train[:5]).shape == (5, 3)
+
+
+# ---- stopped and resumed
+
+
+def test_a_run_stopped_on_its_way_goes_on_and_gives_the_same_numbers(kept, tmp_path, monkeypatch):
+    record, stops = sgd.record, recorded.Stops(monkeypatch, left=3)
+    monkeypatch.setattr(sgd, "record", lambda *a, **k: record(*a, **k, checkpoint_seconds=0.0))
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, quick())
+    (partial,) = tmp_path.iterdir()
+    assert partial.suffix == ".partial" and 0 < sgd.open_recording(partial / "run").done < 560
+    monkeypatch.setattr(measures, "measure", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
+    stops.left = 10**6
+    with pytest.raises(KeyboardInterrupt):  # in the measurements
+        run(tmp_path, quick())
+    monkeypatch.undo()
+    monkeypatch.setattr(Run, "_chunk", lambda *a: pytest.fail("a step was made again"))
+    again = results.load(run(tmp_path, quick())).arrays
+    whole = kept[0].arrays
+    assert set(again) == set(whole) and all(np.array_equal(again[name], whole[name]) for name in whole)
+    assert not partial.exists()
+
+
+def test_the_seconds_of_stopped_runs_count_up_to_their_checkpoint(tmp_path):
+    assert trajectory_run._clock(tmp_path) == 0
+    clock = json.loads((tmp_path / "clock.json").read_text())
+    (tmp_path / "clock.json").write_text(json.dumps({"spent": 100.0, "since": clock["since"] - 50}))
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "state.pt").touch()
+    assert trajectory_run._clock(tmp_path) == pytest.approx(150, abs=5)
+    time.sleep(0.01)
+    assert trajectory_run._clock(tmp_path) == pytest.approx(150, abs=5)  # no checkpoint since: nothing is added
+
+
+def test_what_was_kept_is_measured_again_without_a_step(kept, monkeypatch):
+    result, _, path = kept
+    monkeypatch.setattr(Run, "_chunk", lambda *a: pytest.fail("a step was made again"))
+    again = results.load(run(path.parent, quick(), force=True, keep=True))
+    assert all(np.array_equal(array, again.arrays[name]) for name, array in result.arrays.items())
+
+
+# ---- settings
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"net": "resnet"}, "net = 'resnet': expected one of small-lenet"),
+        ({"sampling": "twice"}, "sampling = 'twice': expected one of"),
+        ({"epochs": 0}, "epochs = 0: expected an integer >= 1"),
+        ({"burn": -1}, "burn = -1: expected an integer >= 0"),
+        ({"burn": 100}, "epochs = 560 with burn = 100: expected at least 500 epochs after the burn-in"),
+        ({"lr": 0.0}, "lr = 0.0: expected a finite number > 0"),
+        ({"momentum": 0.0}, "nesterov = True with momentum = 0"),
+        ({"weight_decay": -0.1}, "weight_decay = -0.1: expected a finite number >= 0"),
+        ({"device": "abacus"}, "device = 'abacus': not available here"),
+        ({"batch_size": 10**6}, r"batch_size = 1000000: expected an integer in \[1, \d+\]"),
+        ({"classes": (0, 17)}, r"classes = \[0, 17\]: expected different labels in \[0, 9\]"),
+        ({"pool": 3}, "3"),
+        ({"examples": 3}, "examples = 3: trajectory has no such setting"),
+    ],
+)
+def test_bad_settings_leave_nothing_behind(change, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        run(tmp_path / "out", quick(**change))
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_paper_s_preset_has_the_paper_s_numbers_and_the_others_depart_from_it_as_they_say():
+    paper = experiments.settings("trajectory", "paper")
+    assert (paper.data, paper.pool, paper.classes, paper.net) == ("mnist", 7, (0, 1, 2, 3, 4), "tiny-fc")
+    assert (paper.epochs, paper.burn, paper.lr, paper.batch_size) == (100_000, 1000, 1e-3, 128)
+    assert paper.momentum == 0.9 and paper.nesterov and paper.batch_norm and paper.weight_decay == 0
+    decay, plain = (experiments.settings("trajectory", f"paper-{name}") for name in ("decay", "plain"))
+    assert (1 - decay.momentum) / (decay.lr * decay.weight_decay) == pytest.approx(10_000)
+    assert plain.lr == pytest.approx(decay.lr / (1 - decay.momentum)) and not plain.batch_norm
+
+
+# ---- table, figure, command line
+
+
+def test_the_table_says_what_the_arrays_say(kept):
+    result, _, _ = kept
+    a, lines = result.arrays, reports.table(result).splitlines()
+    text = dict(reversed([re.split(r"  +", line.strip(), maxsplit=1) for line in lines]))  # of two rows, the first
+    assert text["tiny-fc on digits"].startswith("520 epochs of ")
+    assert text["area / error, in new data"].startswith(f"{a['scores'][1]:.1f}; {a['null_scores'][0, :, 1].mean():.1f}")
+    assert f"limit {a['line'][1]:.1f}" in text["strongest line"]
+    first, last = a["gradient"][:40].mean(), a["gradient"][-40:].mean()
+    assert text["|grad f| / sqrt(d), likewise"] == f"{first:.3g} -> {last:.3g}, fallen {first / last:.2f}-fold"
+
+
+def test_the_figure_has_four_panels_with_what_was_measured(kept, monkeypatch):
+    monkeypatch.setattr("matplotlib.pyplot.figure", lambda *a, **k: pytest.fail("pyplot was used"))
+    figure = reports.draw(kept[0])
+    titles = [ax.get_title(loc="left") for ax in figure.axes]
+    assert len(titles) == 4 and [title[:3] for title in titles[:3]] == ["(a)", "(b)", "(c)"]
+    drawn = figure.axes[0].lines[0].get_ydata()
+    assert np.array_equal(drawn, kept[0].arrays["spectrum"][0])
+
+
+ARGUMENTS = ["run", "trajectory", "--pool", "2", "--epochs", "560", "--burn", "40", "--classes", "0,1,2"]
+
+
+def test_the_command_line_runs_lists_and_shows(kept, tmp_path, capsys):
+    folder = ["--out", str(tmp_path)]
+    assert main([*ARGUMENTS, "--no-progress", *folder]) == 0
+    ran = capsys.readouterr().out
+    (saved,) = results.find(tmp_path)
+    assert saved.name == kept[2].name and f"saved: {saved}" in ran and "Yaida's balance" in ran
+    assert main(["list", *folder]) == 0
+    listed = capsys.readouterr().out
+    assert str(saved) in listed and "trajectory --preset paper-decay: data=mnist" in listed
+    assert main(["show", str(saved)]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith(ran.split("\n\n")[0])
+    assert json.loads(shown[shown.index("\n{") :])["settings"]["burn"] == 40
+
+
+def test_every_setting_that_the_command_line_offers_is_taken(monkeypatch, capsys):
+    given = ["--lr", "0.2", "--momentum", "0", "--no-nesterov", "--weight-decay", "0.1", "--no-batch-norm", "--keep"]
+    given += ["--batch-size", "32", "--sampling", "with", "--seed", "3", "--device", "cpu", "--net", "small-fc"]
+    seen = []
+    monkeypatch.setattr(experiments, "run", lambda *a, **k: seen.append((a[2], k)) or (_ for _ in ()).throw(ValueError))
+    assert main([*ARGUMENTS, *given]) == 2
+    chosen, options = seen[0]
+    changes = {"lr": 0.2, "momentum": 0.0, "nesterov": False, "weight_decay": 0.1, "batch_norm": False}
+    changes |= {"batch_size": 32, "sampling": "with", "seed": 3, "device": "cpu", "net": "small-fc"}
+    assert chosen == quick(**changes) and options["keep"] and not options["force"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "trajectory", "--examples", "5"], "examples = 5: trajectory has no such setting; it has data, net"),
+        (["run", "spectrum", "--no-batch-norm"], "batch_norm = False: spectrum has no such setting"),
+        (["run", "trajectory", "--epochs", "1500"], "epochs = 1500 with burn = 1400: expected at least 500"),
+    ],
+)
+def test_the_command_line_says_what_is_wrong(arguments, message, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    assert message in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_labels_that_are_no_numbers(capsys):
+    with pytest.raises(SystemExit):
+        main(["run", "trajectory", "--classes", "a,b"])
+    assert "'a,b': expected labels and commas, such as 0,1,2" in capsys.readouterr().err
