@@ -6,6 +6,7 @@ Each rule maps a dotted name to an address. What no rule covers stays unresolved
 import builtins
 import re
 import sys
+from pydoc import locate
 
 from docutils import nodes
 
@@ -62,13 +63,24 @@ def _standard_library(name: str) -> str | None:
     return None
 
 
+def exported(target: str, documented) -> str | None:
+    """The documented name of an object that a module inside a room defines: the room's, such as ``sgd.Recording``."""
+    parts = target.split(".")
+    names = (".".join(parts[:2] + parts[n:]) for n in range(3, len(parts)))
+    return next((name for name in names if name in documented), None)
+
+
 def resolve(app, env, node, contnode):
-    """Answer Sphinx's ``missing-reference`` for Python names; the library's private names stay plain text."""
+    """Answer Sphinx's ``missing-reference`` for Python names; what no room of the library exports is plain text."""
     target = node["reftarget"]
     if node.get("refdomain") != "py":
         return None
-    if target.startswith("sgdvi_lite._"):
-        return contnode
+    if target.startswith("sgdvi_lite."):
+        python = env.get_domain("py")
+        name = exported(target, python.objects)
+        if name:
+            return python.resolve_xref(env, node["refdoc"], app.builder, node["reftype"], name, node, contnode)
+        return contnode if locate(target) is not None else None
     url = address(target)
     return nodes.reference("", "", contnode, refuri=url, internal=False) if url else None
 
