@@ -10,6 +10,7 @@ from collections import Counter
 from itertools import groupby
 from pathlib import Path
 
+import chapters
 from docutils import nodes
 from sphinx import addnodes
 from sphinx.util.docutils import SphinxDirective, SphinxRole
@@ -18,20 +19,6 @@ from sgdvi_lite import ledger
 
 LEDGER_PAGE = "book/ledger"
 CHECK = re.compile(r"""\bledger\.check\(\s*["']([\w-]+)["']""")
-
-
-def chapter_files(root: Path) -> dict[int, Path]:
-    """The chapters that exist, by number."""
-    return {int(path.name[:2]): path for path in sorted((root / "book").glob("[0-9][0-9]-*.md"))}
-
-
-def chapter_title(path: Path) -> str:
-    """Text of a chapter's first heading."""
-    lines = path.read_text(encoding="utf-8").splitlines()
-    headings = [line[2:].strip() for line in lines if line.startswith("# ")]
-    if not headings:
-        raise ValueError(f"{path.name}: no line begins with '# '; a chapter needs a title")
-    return headings[0]
 
 
 def chapter_checks(path: Path) -> Counter[str]:
@@ -79,8 +66,8 @@ class LedgerDirective(SphinxDirective):
         """Read the ledger and hand it to ``_render``."""
         self.env.note_dependency(str(ledger.default_path()))
         self.env.note_reread()  # the chapters that exist may have changed
-        written = chapter_files(Path(self.env.srcdir))
-        self.chapters = {n: path for n, path in written.items() if f"book/{path.stem}" in self.env.found_docs}
+        written = chapters.sources(Path(self.env.srcdir))
+        self.chapters = {chapters.number(path): path for path in written if f"book/{path.stem}" in self.env.found_docs}
         return self._render(ledger.load())
 
     def _markdown(self, text: str, classes: list[str] | None = None) -> nodes.Element:
@@ -95,7 +82,7 @@ class LedgerDirective(SphinxDirective):
         """A link to a chapter, or its number while it is not written."""
         if number not in self.chapters:
             return [nodes.Text(f"Chapter {number}, not yet written")]
-        title = chapter_title(self.chapters[number])
+        title = chapters.title(self.chapters[number])
         return [doc_link(f"book/{self.chapters[number].stem}", f"Chapter {number}, {title}")]
 
 
@@ -112,7 +99,7 @@ class Ledger(LedgerDirective):
         head = ["Claim", "Statement, and what we found"]
         body = table(head, [self._line(claim) for claim in claims], ["ledger"])
         written = self.chapters.get(number)
-        name = f"Chapter {number}. {chapter_title(written)}" if written else f"Chapter {number}"
+        name = f"Chapter {number}. {chapters.title(written)}" if written else f"Chapter {number}"
         hint = doc_link(f"book/{written.stem}", "Read it") if written else nodes.Text("Not yet written")
         title, link = nodes.title("", name), nodes.paragraph("", "", hint, classes=["ledger-chapter"])
         return nodes.section("", title, link, body, ids=[f"chapter-{number}"], names=[f"chapter-{number}"])

@@ -7,7 +7,7 @@ from urllib.parse import unquote, urldefrag, urlsplit
 
 import accessible
 import api_links
-import ledger_pages
+import chapters
 import pytest
 import quiet_kernels
 import yaml
@@ -39,7 +39,7 @@ def test_every_page_of_the_contents_is_built(site):
 
 
 def test_every_chapter_is_in_the_contents():
-    written = {f"book/{path.stem}.html" for path in ledger_pages.chapter_files(ROOT).values()}
+    written = {f"book/{path.stem}.html" for path in chapters.sources(ROOT)}
     assert written == set(chapter_pages()) != set()
 
 
@@ -184,7 +184,7 @@ def test_long_signatures_become_plain_lines():
 def test_a_chapter_without_a_title_is_refused(tmp_path):
     (tmp_path / "02-empty.md").write_text("no heading")
     with pytest.raises(ValueError, match=r"02-empty\.md: no line begins with '# '"):
-        ledger_pages.chapter_title(tmp_path / "02-empty.md")
+        chapters.title(tmp_path / "02-empty.md")
 
 
 def test_kernels_keep_the_warnings_that_were_asked_for():
