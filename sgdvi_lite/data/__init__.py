@@ -4,26 +4,7 @@ Every function returns a new :class:`Dataset`. Whatever is fitted (means, whiten
 and then applied to both parts.
 """
 
-from sgdvi_lite.data.dataset import (
-    NAMES,
-    Dataset,
-    augment,
-    average_pool,
-    class_subset,
-    first,
-    gcn_zca,
-    load,
-    standardise,
-)
+from sgdvi_lite.data.dataset import NAMES, Dataset, load
+from sgdvi_lite.data.preprocessing import augment, average_pool, class_subset, first, gcn_zca, standardise
 
-__all__ = [
-    "NAMES",
-    "Dataset",
-    "augment",
-    "average_pool",
-    "class_subset",
-    "first",
-    "gcn_zca",
-    "load",
-    "standardise",
-]
+__all__ = ["NAMES", "Dataset", "augment", "average_pool", "class_subset", "first", "gcn_zca", "load", "standardise"]

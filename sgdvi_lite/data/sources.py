@@ -38,7 +38,7 @@ class Source:
     classes: int
 
 
-def arrays(name: str, cache: Path, progress: bool) -> dict[str, np.ndarray]:
+def fetch(name: str, cache: Path, progress: bool) -> dict[str, np.ndarray]:
     """Fetch the files of ``SOURCES[name]`` into ``cache/name`` unless they are there, and return their arrays.
 
     Raises
@@ -50,11 +50,11 @@ def arrays(name: str, cache: Path, progress: bool) -> dict[str, np.ndarray]:
     """
     source, folder = SOURCES[name], cache / name
     for file in source.sha256:
-        _fetch(source, file, folder, progress)
+        _download(source, file, folder, progress)
     return source.read(folder)
 
 
-def _fetch(source: Source, file: str, folder: Path, progress: bool) -> None:
+def _download(source: Source, file: str, folder: Path, progress: bool) -> None:
     failures: list[Exception] = []
     downloader = pooch.HTTPDownloader(progressbar=progress, timeout=TIMEOUT, headers={"Accept-Encoding": "identity"})
     registry = {file: f"sha256:{source.sha256[file]}"}
@@ -112,13 +112,13 @@ def read_members(path: Path, names: Collection[str]) -> dict[str, bytes]:
     """
     try:
         with tarfile.open(path, "r|gz") as tar:
-            found = {m.name: tar.extractfile(m).read() for m in tar if m.name in names and m.isfile()}
+            contents = {m.name: tar.extractfile(m).read() for m in tar if m.name in names and m.isfile()}
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
         raise ValueError(f"{path}: not a readable .tar.gz ({error}); remove it and load again") from error
-    missing = sorted(set(names) - set(found))
+    missing = sorted(set(names) - set(contents))
     if missing:
         raise ValueError(f"{path}: the archive has no regular file {', '.join(missing)}; remove it and load again")
-    return found
+    return contents
 
 
 def cifar_records(raw: bytes, label_bytes: int) -> tuple[np.ndarray, np.ndarray]:
@@ -135,8 +135,8 @@ def cifar_records(raw: bytes, label_bytes: int) -> tuple[np.ndarray, np.ndarray]
 
 def _cifar_reader(archive: str, train: tuple[str, ...], test: str, label_bytes: int):
     def read(folder: Path) -> dict[str, np.ndarray]:
-        found = read_members(folder / archive, {*train, test})
-        parts = (b"".join(found[name] for name in train), found[test])
+        contents = read_members(folder / archive, {*train, test})
+        parts = (b"".join(contents[name] for name in train), contents[test])
         values = (array for raw in parts for array in cifar_records(raw, label_bytes))
         return dict(zip(ARRAYS, values, strict=True))
 

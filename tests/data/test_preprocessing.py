@@ -134,7 +134,7 @@ def test_whitening_commutes_with_a_permutation_of_the_pixels(seed):
 def test_whitening_in_chunks_and_in_single_precision_is_the_same(monkeypatch):
     x = images(50, 3, 4, 4, 0)
     whole = data.gcn_zca(dataset(x)).x_train
-    monkeypatch.setattr("sgdvi_lite.data.images.CHUNK", 7)
+    monkeypatch.setattr("sgdvi_lite.data.preprocessing.CHUNK", 7)
     assert torch.allclose(data.gcn_zca(dataset(x)).x_train, whole, rtol=0, atol=1e-12)
     single = data.gcn_zca(dataset(x.float())).x_train
     assert single.dtype == torch.float32 and torch.allclose(single.double(), whole, rtol=0, atol=1e-5)
