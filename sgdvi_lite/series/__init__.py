@@ -27,8 +27,8 @@ from sgdvi_lite.series.null_models import (
     white_noise,
 )
 from sgdvi_lite.series.spectra import (
+    PowerSpectrum,
     ShortSeriesError,
-    Spectrum,
     autocorrelation,
     autocorrelation_band,
     increment_spectrum,
@@ -41,9 +41,9 @@ __all__ = [
     "Estimate",
     "Line",
     "LinearProcess",
+    "PowerSpectrum",
     "Scores",
     "ShortSeriesError",
-    "Spectrum",
     "VelocityField",
     "area_by_lag",
     "area_scores",
@@ -68,3 +68,5 @@ __all__ = [
     "velocity_field",
     "white_noise",
 ]
+
+Spectrum = PowerSpectrum  # the name until version 0.1

@@ -64,8 +64,8 @@ def stationarity(left: ArrayLike, right: ArrayLike, n_batches: int = 20) -> Bala
     >>> x = sgd.replicas(lambda x, i: x - a[i].mean(1, keepdim=True), torch.zeros(1, 1).double(), 2, lr, 1, 20_000,
     ...                  generator=torch.Generator().manual_seed(0), every=1)[:, 0, 0].numpy()
     >>> g = (x[:-1] - x[1:]) / lr
-    >>> found = series.stationarity(x[:-1] * g, lr / 2 * g**2)
-    >>> abs(found.ratio - 1) < 0.02 and abs(found.z) < 3
+    >>> balance = series.stationarity(x[:-1] * g, lr / 2 * g**2)
+    >>> abs(balance.ratio - 1) < 0.02 and abs(balance.z) < 3
     True
     """
     left, right = as_series("left", left, 4), as_series("right", right, 4)

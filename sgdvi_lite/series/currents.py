@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from sgdvi_lite import _checks
-from sgdvi_lite.series.estimates import Estimate, as_series
+from sgdvi_lite.series.estimates import Estimate, as_series, centred, mean_of_stretches, stretches
 
 
 def lagged_covariance(x: ArrayLike, lag: int) -> np.ndarray:
@@ -25,8 +25,8 @@ def lagged_covariance(x: ArrayLike, lag: int) -> np.ndarray:
     >>> series.lagged_covariance(circle, 1).round(2).tolist()
     [[0.0, 0.5], [-0.5, 0.0]]
     """
-    now, later = _pairs(x, lag)
-    return now.T @ later / len(now)
+    start, end = _pairs(x, lag)
+    return start.T @ end / len(start)
 
 
 def stochastic_area(x: ArrayLike, lag: int = 1, n_batches: int = 30) -> Estimate:
@@ -73,23 +73,18 @@ def stochastic_area(x: ArrayLike, lag: int = 1, n_batches: int = 30) -> Estimate
     >>> bool(area[0, 1] > 10 * error[0, 1]), bool(abs(area - turning.area())[0, 1] < 3 * error[0, 1])
     (True, True)
     """
-    now, later = _pairs(x, lag)
-    if now.shape[1] < 2:
+    pairs = _pairs(x, lag)
+    if pairs[0].shape[1] < 2:
         raise ValueError(f"x has shape {np.shape(x)}: expected (n, d) with d >= 2, as an area lies in a plane")
-    _checks.count("n_batches", n_batches, low=2, high=len(now) // 2, remedy="record more, or ask for fewer batches")
-    length = len(now) // n_batches
-    now, later = (a[len(a) - n_batches * length :].reshape(n_batches, length, -1) for a in (now, later))
-    products = np.swapaxes(now, 1, 2) @ later / length
-    areas = (products - np.swapaxes(products, 1, 2)) / 2
-    return Estimate(areas.mean(axis=0), areas.std(axis=0, ddof=1) / np.sqrt(n_batches))
+    start, end = (stretches(points, n_batches) for points in pairs)
+    products = np.swapaxes(start, 1, 2) @ end / start.shape[1]
+    return mean_of_stretches((products - np.swapaxes(products, 1, 2)) / 2)
 
 
 def _pairs(x: ArrayLike, lag: int) -> tuple[np.ndarray, np.ndarray]:
-    x = as_series("x", x, 4)
-    if x.ndim != 2:
-        raise ValueError(f"x has shape {x.shape}: expected (n, d)")
+    """The points at which a stretch of ``lag`` samples starts and ends, less the mean of the series."""
+    x = centred(x)
     _checks.count("lag", lag, high=len(x) - 2)
-    x = x - x.mean(axis=0)
     return x[:-lag], x[lag:]
 
 
@@ -147,16 +142,19 @@ def velocity_field(x: ArrayLike, cells: int = 12, n_batches: int = 20) -> Veloci
     edges = [np.linspace(*np.quantile(column, [0.005, 0.995]), cells + 1) for column in x.T]
     if not all(edge[-1] > edge[0] for edge in edges):
         raise ValueError("x has a coordinate that hardly varies: expected a series that fills a part of the plane")
-    at, move = x[1:-1], (x[2:] - x[:-2]) / 2
-    batch = np.arange(len(at)) * n_batches // len(at)
-    sample, bins = np.column_stack([batch, at]), [np.arange(n_batches + 1) - 0.5, *edges]
-    count, *sums = (np.histogramdd(sample, bins, weights=w)[0] for w in (None, *at.T, *move.T))
+    places = x[1:-1]
+    moves = (x[2:] - x[:-2]) / 2
+    batch = np.arange(len(places)) * n_batches // len(places)
+    sample = np.column_stack([batch, places])
+    bins = [np.arange(n_batches + 1) - 0.5, *edges]
+    count, *sums = (np.histogramdd(sample, bins, weights=w)[0] for w in (None, *places.T, *moves.T))
     return _field(count, np.stack(sums[:2], axis=-1), np.stack(sums[2:], axis=-1))
 
 
 def _field(count: np.ndarray, places: np.ndarray, moves: np.ndarray) -> VelocityField:
     """Ratios of the sums over all stretches; the error of the velocity from how the stretches depart from it."""
-    n, visits = len(count), count.sum(axis=0)
+    n = len(count)
+    visits = count.sum(axis=0)
     with np.errstate(invalid="ignore", divide="ignore"):
         place, velocity = (sums.sum(axis=0) / visits[..., None] for sums in (places, moves))
         rest = moves - velocity * count[..., None]

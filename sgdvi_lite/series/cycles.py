@@ -10,7 +10,7 @@ from scipy.ndimage import median_filter
 
 from sgdvi_lite import _checks
 from sgdvi_lite.series.currents import stochastic_area
-from sgdvi_lite.series.estimates import Estimate, as_series
+from sgdvi_lite.series.estimates import Estimate, as_series, centred
 
 
 class Scores(NamedTuple):
@@ -60,7 +60,7 @@ def principal_components(x: ArrayLike, k: int = 20) -> np.ndarray:
     >>> abs(series.principal_components(x)).round(6).ravel().tolist()
     [5.0, 5.0, 15.0, 15.0]
     """
-    x = _centred(x)
+    x = centred(x)
     return x @ _leading(x, k)[1]
 
 
@@ -102,7 +102,7 @@ def turning_plane(x: ArrayLike, k: int = 20) -> np.ndarray:
     >>> bool(abs(plane[0]).max() < 0.05 * abs(plane[1:]).max())
     True
     """
-    x = _centred(x)
+    x = centred(x)
     spread, axes = _leading(x, k)
     if len(spread) < 2:
         raise ValueError(f"x has shape {x.shape} and varies in one direction only: expected two, as a plane has")
@@ -142,8 +142,8 @@ def area_scores(x: ArrayLike, k: int = 20) -> Scores:
     >>> own > 4, abs(new) < 3
     (True, True)
     """
-    found = [stochastic_area(half) for half in chosen_plane(x, k)]
-    return Scores(*(float(area[0, 1] / error[0, 1]) for area, error in found))
+    halves = [stochastic_area(half) for half in chosen_plane(x, k)]
+    return Scores(*(float(area[0, 1] / error[0, 1]) for area, error in halves))
 
 
 def area_by_lag(x: ArrayLike, lags: ArrayLike) -> Estimate:
@@ -181,8 +181,8 @@ def area_by_lag(x: ArrayLike, lags: ArrayLike) -> Estimate:
     unit = np.sqrt(max(np.linalg.det(np.cov(x.T)), 0.0))
     if not unit > 1e-12 * np.trace(np.cov(x.T)):
         raise ValueError("x lies on a line: expected a series that fills a part of the plane")
-    found = [stochastic_area(x, lag) for lag in np.asarray(lags).tolist()]
-    return Estimate(*(np.array([pair[i][0, 1] for pair in found]) / unit for i in (0, 1)))
+    areas = [stochastic_area(x, lag) for lag in np.asarray(lags).tolist()]
+    return Estimate(*(np.array(part)[:, 0, 1] / unit for part in zip(*areas, strict=True)))
 
 
 def strongest_line(x: ArrayLike, lowest: float, width: int = 201, chance: float = 0.001) -> Line:
@@ -226,24 +226,19 @@ def strongest_line(x: ArrayLike, lowest: float, width: int = 201, chance: float 
     if width % 2 == 0:
         raise ValueError(f"width = {width}: expected an odd number, so that the median has a centre")
     x = as_series("x", x, 2 * width)
-    x, n = x.reshape(len(x), -1), len(x)
+    n = len(x)
     if not width / 2 / n <= lowest < 0.5:
         raise ValueError(f"lowest = {lowest}: expected cycles a sample in [{width / 2 / n:.3g}, 0.5)")
-    power = np.abs(np.fft.rfft(x - x.mean(axis=0), axis=0)) ** 2
+    columns = x.reshape(n, -1)
+    power = np.abs(np.fft.rfft(columns - columns.mean(axis=0), axis=0)) ** 2
     around = median_filter(power, (width, 1))
     if not (around > 0).all():
         raise ValueError("x has a column that is constant: expected one that varies; leave it out")
-    tested = (power / around)[(first := int(lowest * n)) :]
-    limit = (1 + 3 / (np.log(2) * np.sqrt(width))) * np.log2(tested.size / chance)
-    place = np.unravel_index(tested.argmax(), tested.shape)[0]
-    return Line(float(tested.max()), float(limit), float((first + place) / n))
-
-
-def _centred(x: ArrayLike) -> np.ndarray:
-    x = as_series("x", x, 4)
-    if x.ndim != 2:
-        raise ValueError(f"x has shape {x.shape}: expected (n, d)")
-    return x - x.mean(axis=0)
+    start = int(lowest * n)
+    ratios = (power / around)[start:]
+    limit = (1 + 3 / (np.log(2) * np.sqrt(width))) * np.log2(ratios.size / chance)
+    peak = np.unravel_index(ratios.argmax(), ratios.shape)[0]
+    return Line(float(ratios.max()), float(limit), float((start + peak) / n))
 
 
 def _leading(x: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -252,5 +247,5 @@ def _leading(x: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     spread, axes = np.linalg.eigh(x.T @ x / (len(x) - 1))
     if not spread[-1] > 0:
         raise ValueError("x is constant: expected a series that varies")
-    kept = min(k, int((spread > 1e-12 * spread[-1]).sum()))
-    return spread[: -kept - 1 : -1], axes[:, : -kept - 1 : -1]
+    k = min(k, int((spread > 1e-12 * spread[-1]).sum()))
+    return spread[: -k - 1 : -1], axes[:, : -k - 1 : -1]

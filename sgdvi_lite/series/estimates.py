@@ -48,21 +48,25 @@ def batch_means(x: ArrayLike, n_batches: int = 30) -> Estimate:
     >>> float(mean), float(error)
     (0.5, 0.0)
     """
-    x = as_series("x", x, 4)
+    return mean_of_stretches(stretches(as_series("x", x, 4), n_batches).mean(axis=1))
+
+
+def stretches(x: np.ndarray, n_batches: int) -> np.ndarray:
+    """The last part of a series as ``(n_batches, L, ...)``, or raise unless L is at least two."""
     _checks.count("n_batches", n_batches, low=2, high=len(x) // 2, remedy="record more, or ask for fewer batches")
-    means = _stretches(x, n_batches).mean(axis=1)
-    return Estimate(means.mean(axis=0), means.std(axis=0, ddof=1) / np.sqrt(n_batches))
-
-
-def _stretches(x: np.ndarray, n_batches: int) -> np.ndarray:
-    """The last part of a series as ``(n_batches, L, ...)``."""
     length = len(x) // n_batches
     return x[len(x) - n_batches * length :].reshape(n_batches, length, *x.shape[1:])
 
 
+def mean_of_stretches(values: np.ndarray) -> Estimate:
+    """Mean of one value a stretch, with the error that their spread tells."""
+    return Estimate(values.mean(axis=0), values.std(axis=0, ddof=1) / np.sqrt(len(values)))
+
+
 def ratio_of_means(top: np.ndarray, bottom: np.ndarray, n_batches: int) -> Estimate:
     """Mean of ``top`` over mean of ``bottom``; the error is that of top - ratio * bottom, over the mean of bottom."""
-    ratio = batch_means(top, n_batches).value / (below := batch_means(bottom, n_batches).value)
+    below = batch_means(bottom, n_batches).value
+    ratio = batch_means(top, n_batches).value / below
     return Estimate(ratio, batch_means(top - ratio * bottom, n_batches).error / np.abs(below))
 
 
@@ -78,3 +82,11 @@ def as_series(name: str, x: ArrayLike, shortest: int, columns: int | None = None
     if len(bad):
         raise ValueError(f"{name}: NaN or infinity in row {bad[0][0]}; expected finite numbers")
     return x
+
+
+def centred(x: ArrayLike) -> np.ndarray:
+    """Return a series ``(n, d)`` less its mean, or raise unless it is one."""
+    x = as_series("x", x, 4)
+    if x.ndim != 2:
+        raise ValueError(f"x has shape {x.shape}: expected (n, d)")
+    return x - x.mean(axis=0)

@@ -48,12 +48,9 @@ class LinearProcess:
     """
 
     def __init__(self, A: ArrayLike, noise: ArrayLike, d: int | None = None, mean: ArrayLike | None = None):
-        self.A, self.noise = np.atleast_2d(np.asarray(A, float)), np.atleast_2d(np.asarray(noise, float))
-        m = len(self.A)
-        if self.A.shape != (m, m) or self.noise.shape != (m, m):
-            raise ValueError(f"A has shape {self.A.shape}, noise {self.noise.shape}: expected (m, m) for both")
-        self.d = m if d is None else d
-        _checks.count("d", self.d, high=m)
+        self.A, self.noise = _square("A", A, noise, "(m, m)")
+        self.d = len(self.A) if d is None else d
+        _checks.count("d", self.d, high=len(self.A))
         self.mean = np.zeros(self.d) if mean is None else np.asarray(mean, float)
         self._factor = _root("noise", self.noise)
         largest = np.abs(np.linalg.eigvals(self.A)).max()
@@ -139,7 +136,8 @@ def fit_linear(x: ArrayLike, *, reversible: bool = False) -> LinearProcess:
     x = x.reshape(len(x), -1)
     mean = x.mean(axis=0)
     x = x - mean
-    C0, C1 = x.T @ x / len(x), x[1:].T @ x[:-1] / len(x)
+    C0 = x.T @ x / len(x)
+    C1 = x[1:].T @ x[:-1] / len(x)
     if reversible:
         C1 = (C1 + C1.T) / 2
     if len(x) <= x.shape[1] or not np.linalg.eigvalsh(C0)[0] > 1e-12 * np.trace(C0):
@@ -187,17 +185,15 @@ def momentum_process(
     >>> round(float(plain.covariance[0, 0]), 12) == round(0.1 / (2 - 0.1), 12)
     True
     """
-    H, noise = np.atleast_2d(np.asarray(H, float)), np.atleast_2d(np.asarray(noise, float))
     _checks.positive("lr", lr)
     _checks.momentum(momentum, nesterov)
-    d, I = len(H), np.eye(len(H))  # noqa: E741
-    if H.shape != (d, d) or noise.shape != (d, d):
-        raise ValueError(f"H has shape {H.shape}, noise {noise.shape}: expected (d, d) for both")
+    H, noise = _square("H", H, noise, "(d, d)")
+    I = np.eye(len(H))  # noqa: E741
     kick = lr * (1 + momentum) if nesterov else lr
     carry = lr * momentum**2 if nesterov else lr * momentum
     A = np.block([[I - kick * H, -carry * I], [H, momentum * I]])
     B = np.vstack([-kick * I, I])
-    return LinearProcess(A, B @ noise @ B.T, d)
+    return LinearProcess(A, B @ noise @ B.T, len(H))
 
 
 def white_noise(n: int, covariance: ArrayLike, *, generator: torch.Generator) -> np.ndarray:
@@ -284,6 +280,13 @@ def time_reversed(x: ArrayLike) -> np.ndarray:
     [3.0, 2.0, 1.0]
     """
     return as_series("x", x, 1)[::-1].copy()
+
+
+def _square(name: str, A: ArrayLike, noise: ArrayLike, form: str) -> tuple[np.ndarray, np.ndarray]:
+    A, noise = (np.atleast_2d(np.asarray(matrix, float)) for matrix in (A, noise))
+    if not A.shape == noise.shape == (len(A), len(A)):
+        raise ValueError(f"{name} has shape {A.shape}, noise {noise.shape}: expected {form} for both")
+    return A, noise
 
 
 def _normal(n: int, m: int, generator: torch.Generator) -> np.ndarray:

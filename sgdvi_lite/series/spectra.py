@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +13,7 @@ from sgdvi_lite import _checks
 from sgdvi_lite.series.estimates import as_series
 
 
-class Spectrum(NamedTuple):
+class PowerSpectrum(NamedTuple):
     """Frequencies ``(m,)`` in cycles a sample, one-sided density ``(m, ...)``, ends of its confidence interval."""
 
     frequency: np.ndarray
@@ -22,14 +23,14 @@ class Spectrum(NamedTuple):
 
 
 class ShortSeriesError(ValueError):
-    """The series is too short for its autocorrelation time; ``estimate`` has what was found all the same."""
+    """The series is too short for its autocorrelation time; ``estimate`` has the value all the same."""
 
     def __init__(self, message: str, estimate: np.ndarray):
         super().__init__(message)
         self.estimate = estimate
 
 
-def spectrum(x: ArrayLike, segment: int = 256, level: float = 0.95) -> Spectrum:
+def spectrum(x: ArrayLike, segment: int = 256, level: float = 0.95) -> PowerSpectrum:
     r"""Power spectral density by Welch's method: Hann windows of ``segment`` samples that overlap by half.
 
     Parameters
@@ -44,7 +45,7 @@ def spectrum(x: ArrayLike, segment: int = 256, level: float = 0.95) -> Spectrum:
 
     Returns
     -------
-    Spectrum
+    PowerSpectrum
         The density is per cycle a sample: its integral over (0, 1/2) is the variance.
 
     Raises
@@ -61,21 +62,25 @@ def spectrum(x: ArrayLike, segment: int = 256, level: float = 0.95) -> Spectrum:
     >>> import torch
     >>> from sgdvi_lite import series
     >>> x = series.white_noise(20_000, [[3.0]], generator=torch.Generator().manual_seed(0))[:, 0]
-    >>> found = series.spectrum(x)
-    >>> bool(abs(found.density.mean() - 2 * 3.0) < 0.2)  # one-sided: twice the variance
+    >>> power = series.spectrum(x)
+    >>> bool(abs(power.density.mean() - 2 * 3.0) < 0.2)  # one-sided: twice the variance
     True
     """
     _checks.count("segment", segment, low=4)
     _level(level)
     x = as_series("x", x, 2 * segment)
-    columns = x.reshape(len(x), -1).T  # one at a time: a trajectory of a network is large
-    density = np.stack([signal.welch(column, nperseg=segment)[1] for column in columns], axis=1)
-    frequency, density = np.arange(segment // 2 + 1) / segment, density.reshape(-1, *x.shape[1:])
-    nu = _freedom(signal.get_window("hann", segment), len(x))
+    frequency = np.arange(segment // 2 + 1) / segment
     inside = (frequency > 0) & (frequency < 0.5)
-    frequency, density = frequency[inside], density[inside]
+    density = _by_column(lambda column: signal.welch(column, nperseg=segment)[1], x)[inside]
+    nu = _freedom(signal.get_window("hann", segment), len(x))
     above, below = stats.chi2.ppf([(1 + level) / 2, (1 - level) / 2], nu)
-    return Spectrum(frequency, density, density * nu / above, density * nu / below)
+    return PowerSpectrum(frequency[inside], density, density * nu / above, density * nu / below)
+
+
+def _by_column(function: Callable, x: np.ndarray) -> np.ndarray:
+    """Apply a function to each column by itself: a trajectory of a network is large."""
+    columns = np.stack([function(column) for column in x.reshape(len(x), -1).T], axis=-1)
+    return columns.reshape((*columns.shape[:-1], *x.shape[1:]))
 
 
 def _freedom(window: np.ndarray, n: int) -> float:
@@ -87,7 +92,7 @@ def _freedom(window: np.ndarray, n: int) -> float:
     return 2 * K / (1 + 2 * (1 - 1 / K) * rho)
 
 
-def increment_spectrum(x: ArrayLike, segment: int = 256, level: float = 0.95) -> Spectrum:
+def increment_spectrum(x: ArrayLike, segment: int = 256, level: float = 0.95) -> PowerSpectrum:
     """Power spectral density of ``x[k + 1] - x[k]``, as in :func:`spectrum`; the paper's Fig. 3 of the longer version.
 
     White noise of variance ``s`` gives ``4 s (1 - cos(2 pi f))``, which rises with the frequency; Brownian motion with
@@ -99,8 +104,8 @@ def increment_spectrum(x: ArrayLike, segment: int = 256, level: float = 0.95) ->
     >>> import torch
     >>> from sgdvi_lite import series
     >>> x = series.brownian(20_000, [[1.0]], generator=torch.Generator().manual_seed(0))[:, 0]
-    >>> found = series.increment_spectrum(x)
-    >>> bool((found.low < 2).mean() > 0.9 and (found.high > 2).mean() > 0.9)
+    >>> power = series.increment_spectrum(x)
+    >>> bool((power.low < 2).mean() > 0.9 and (power.high > 2).mean() > 0.9)
     True
     """
     return spectrum(np.diff(as_series("x", x, 2), axis=0), segment, level)
@@ -132,8 +137,7 @@ def autocorrelation(x: ArrayLike, lags: int) -> np.ndarray:
     """
     x = as_series("x", x, 2)
     _checks.count("lags", lags, low=0, high=len(x) - 1)
-    columns = x.reshape(len(x), -1).T
-    return np.stack([_correlate(c - c.mean(), lags) for c in columns], axis=1).reshape(lags + 1, *x.shape[1:])
+    return _by_column(lambda column: _correlate(column - column.mean(), lags), x)
 
 
 def _correlate(x: np.ndarray, lags: int) -> np.ndarray:
@@ -219,8 +223,7 @@ def integrated_time(x: ArrayLike, c: float = 5.0, tolerance: float = 50.0) -> np
     True
     """
     x = as_series("x", x, 4)
-    columns = x.reshape(len(x), -1).T
-    times = np.array([_windowed(autocorrelation(v, len(x) // 2), c) for v in columns]).reshape(x.shape[1:])
+    times = _by_column(lambda column: _windowed(autocorrelation(column, len(x) // 2), c), x)
     if not (tolerance * times <= len(x)).all():
         raise ShortSeriesError(
             f"x has {len(x)} samples and an autocorrelation time of about {times.max():.4g} or more: expected at least "
