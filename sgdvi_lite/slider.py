@@ -11,6 +11,8 @@ import re
 from collections.abc import Iterable, Sequence
 from html import escape
 from itertools import count
+from pathlib import Path
+from string import Template
 from urllib.parse import quote
 from zlib import crc32
 
@@ -20,53 +22,7 @@ from matplotlib.figure import Figure
 from sgdvi_lite import _checks
 
 _NUMBER = count(1)
-_PAGE = """\
-<style>
-/* the site's theme lays a light sheet under HTML in dark mode, where the site inverts the drawings */
-div.text_html:has(> .sgdvi-slider) {{ background: none !important; color: inherit !important; padding: 0 !important; }}
-.sgdvi-slider img {{ max-width: 100%; height: auto; display: block; }}
-.sgdvi-slider img[hidden] {{ display: none; }}
-.sgdvi-slider .controls {{ display: flex; flex-wrap: wrap; align-items: center; gap: 0.7em; margin: 0.4em 0; }}
-.sgdvi-slider input {{ flex: 1 1 12em; min-width: 0; max-width: 24em; accent-color: currentcolor; }}
-.sgdvi-slider button {{ font: inherit; color: inherit; background: none; border: 1px solid; padding: 0.1em 0.8em; }}
-@media (prefers-reduced-motion: reduce) {{ .sgdvi-slider button {{ display: none; }} }}
-</style>
-<div class="sgdvi-slider" id="{name}">
-{images}
-<div class="controls">
-<label for="{name}-range">{title}</label>
-<input type="range" id="{name}-range" min="0" max="{last}" step="1" value="{start}" aria-valuetext="{label}">
-<output for="{name}-range" aria-live="off">{label}</output>{button}
-</div>
-</div>
-<script>
-(function () {{
-  const box = document.getElementById("{name}"), frames = box.querySelectorAll("img");
-  const range = box.querySelector("input"), output = box.querySelector("output"), play = box.querySelector("button");
-  const labels = Array.from(frames, (frame) => frame.dataset.label);
-  let timer = null;
-  function show() {{
-    frames.forEach((frame, k) => {{ frame.hidden = k !== Number(range.value); }});
-    output.textContent = labels[range.value];
-    range.setAttribute("aria-valuetext", labels[range.value]);
-  }}
-  function stop() {{ clearInterval(timer); timer = null; play.textContent = "Play"; }}
-  function step() {{
-    if (Number(range.value) === frames.length - 1) return stop();
-    range.value = Number(range.value) + 1;
-    show();
-  }}
-  range.addEventListener("input", () => {{ if (timer) stop(); show(); }});
-  if (play) play.addEventListener("click", () => {{
-    if (timer) return stop();
-    if (Number(range.value) === frames.length - 1) range.value = 0;
-    show();
-    play.textContent = "Pause";
-    timer = setInterval(step, {milliseconds});
-  }});
-  show();
-}})();
-</script>"""
+_PAGE = Template(Path(__file__).with_suffix(".html").read_text(encoding="utf-8").rstrip())
 
 
 class Slider:
@@ -128,8 +84,8 @@ def slider(
     """
     drawings = [_svg(frame) for frame in frames]
     _check(drawings, labels, alt, title, start, seconds)
-    shown = zip(drawings, labels, alt, strict=True)
-    images = "\n".join(_image(*frame, hidden=k != start) for k, frame in enumerate(shown))
+    frames = enumerate(zip(drawings, labels, alt, strict=True))
+    images = "\n".join(_image(*frame, hidden=k != start) for k, frame in frames)
     values = {
         "name": f"sgdvi-slider-{crc32(images.encode()):08x}-{next(_NUMBER)}",  # outputs of older kernels may be near
         "images": images,
@@ -141,7 +97,7 @@ def slider(
         "milliseconds": round(1000 * (seconds or 0)),
     }
     text = f"Slider {title!r} with {len(drawings)} frames, from {labels[0]} to {labels[-1]}"
-    return Slider(_PAGE.format(**values), text)
+    return Slider(_PAGE.substitute(values), text)
 
 
 def _image(drawing: str, label: str, alt: str, hidden: bool) -> str:

@@ -10,7 +10,7 @@ import platform
 import shutil
 from pathlib import Path
 
-PATTERNS = ("sgdvi_lite/**/*.py", "book/claims.yml", "book/results/**/*", "requirements.txt")
+PATTERNS = ("sgdvi_lite/**/*.py", "sgdvi_lite/**/*.html", "book/claims.yml", "book/results/**/*", "requirements.txt")
 
 
 def inputs(root: Path) -> list[Path]:

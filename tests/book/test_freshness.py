@@ -13,6 +13,7 @@ def tree(tmp_path) -> Path:
     names = [
         "sgdvi_lite/linalg.py",
         "sgdvi_lite/sub/deep.py",
+        "sgdvi_lite/page.html",
         "book/claims.yml",
         "book/results/run.npz",
         "book/results/run.json",
@@ -32,6 +33,7 @@ def tree(tmp_path) -> Path:
     [
         "sgdvi_lite/linalg.py",
         "sgdvi_lite/sub/deep.py",
+        "sgdvi_lite/page.html",
         "book/claims.yml",
         "book/results/run.npz",
         "book/results/run.json",
