@@ -9,7 +9,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 
-INK, GREY = "#1f2328", "#6e7681"
+INK = "#1f2328"  # text and axes
+GREY = "#6e7681"  # what stands back: thresholds and their labels
 COLOURS = ("#0072b2", "#b84a00", "#007a5a", "#a3527f", "#8a6d00")
 """Blue, vermilion, green, purple, ochre: told apart in all common forms of colour blindness, dark enough for text."""
 
@@ -72,16 +73,9 @@ def spectrum(ax: Axes, eigenvalues: np.ndarray, text: str, **line) -> Axes:
     values = np.sort(np.asarray(eigenvalues))[::-1]
     values = values[values > len(values) * np.finfo(float).eps * values[0]]
     index = np.arange(1, len(values) + 1)
-    (drawn,) = ax.loglog(index, values, **line)
+    (curve,) = ax.loglog(index, values, **line)
     if text:
-        ax.annotate(
-            text,
-            (index[-1], values[-1]),
-            xytext=(4, 0),
-            textcoords="offset points",
-            color=drawn.get_color(),
-            va="center",
-        )
+        _label(ax, text, (index[-1], values[-1]), (4, 0), color=curve.get_color(), va="center")
     ax.set(xlabel=r"index $i$", ylabel=r"eigenvalue $\lambda_i(D)$")
     return ax
 
@@ -89,16 +83,8 @@ def spectrum(ax: Axes, eigenvalues: np.ndarray, text: str, **line) -> Axes:
 def threshold(ax: Axes, value: float, label: str) -> Axes:
     """Draw a dashed horizontal line with its label at the left end, such as the rank's threshold."""
     ax.axhline(value, color=GREY, linestyle=(0, (4, 3)), linewidth=1)
-    ax.annotate(
-        label,
-        (0.01, value),
-        xycoords=("axes fraction", "data"),
-        xytext=(0, -3),
-        va="top",
-        textcoords="offset points",
-        color=GREY,
-        fontsize=10,
-    )
+    left = ("axes fraction", "data")
+    _label(ax, label, (0.01, value), (0, -3), xycoords=left, va="top", color=GREY, fontsize=10)
     return ax
 
 
@@ -119,3 +105,8 @@ def matrix(ax: Axes, values: np.ndarray, label: str) -> Axes:
     ax.figure.colorbar(image, ax=ax, label=label, shrink=0.85)
     ax.spines[:].set_visible(False)
     return ax
+
+
+def _label(ax: Axes, text: str, point: tuple, shift: tuple[float, float], **style) -> None:
+    """Write a text beside a point, so many points of type away."""
+    ax.annotate(text, point, xytext=shift, textcoords="offset points", **style)

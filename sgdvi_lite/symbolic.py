@@ -10,6 +10,8 @@ from __future__ import annotations
 import sympy as sp
 from sympy.calculus.euler import euler_equations
 
+from sgdvi_lite import _checks
+
 
 def coordinates(d: int) -> sp.Matrix:
     """Return the point ``(x1, ..., xd)`` of real symbols.
@@ -104,8 +106,7 @@ def current(
     rho: sp.Expr, drift: sp.Matrix, D: sp.Matrix, T: sp.Expr, x: sp.Matrix, convention: str = "ito"
 ) -> sp.Matrix:
     """Probability current: ``b rho - T div(D rho)`` (ito), or ``b rho - T D grad rho`` (printed, the paper's (FP))."""
-    if convention not in ("ito", "printed"):
-        raise ValueError(f"convention = {convention!r}: expected one of ito, printed")
+    _checks.one_of("convention", convention, ("ito", "printed"))
     spread = div_rows(D * rho, x) if convention == "ito" else D * grad(rho, x)
     return drift * rho - T * spread
 
@@ -130,9 +131,7 @@ def fokker_planck(
 
 def generator(u: sp.Expr, drift: sp.Matrix, D: sp.Matrix, T: sp.Expr, x: sp.Matrix) -> sp.Expr:
     """Generator of the Ito diffusion on a test function, ``b . grad u + T D : Hess u``; adjoint of the Ito equation."""
-    return (drift.T * grad(u, x))[0] + T * sum(
-        D[i, j] * sp.diff(u, x[i], x[j]) for i in range(len(x)) for j in range(len(x))
-    )
+    return (drift.T * grad(u, x))[0] + T * sum(d * h for d, h in zip(D, sp.hessian(u, list(x)), strict=True))
 
 
 def functional_derivative(density: sp.Expr, rho: sp.Expr, x: sp.Matrix) -> sp.Expr:

@@ -10,6 +10,7 @@ import numpy as np
 
 from sgdvi_lite import _checks
 from sgdvi_lite.fokker_planck import FokkerPlanck
+from sgdvi_lite.fokker_planck.fields import checked_density
 
 
 def entropy(rho: np.ndarray, cell_area: float) -> float:
@@ -82,9 +83,7 @@ def velocity(fp: FokkerPlanck, rho: np.ndarray) -> np.ndarray:
         If the density has a value <= 0, where it is not defined.
     """
     rho = _same_shape("rho", np.asarray(rho, dtype=float), fp.grid[0])
-    if not rho.min() > 0:
-        raise ValueError(f"rho has the smallest value {rho.min()}: expected a density that is positive everywhere")
-    slope = np.stack(np.gradient(np.log(rho), *fp.spacing, edge_order=2))
+    slope = np.stack(np.gradient(np.log(_positive("rho", rho)), *fp.spacing, edge_order=2))
     drift = fp.effective_drift.T.reshape(2, *fp.shape)
     return drift - fp.T * np.einsum("xyij,jxy->ixy", fp.tensor, slope)
 
@@ -141,14 +140,8 @@ def gaussian_kl(mean: np.ndarray, cov: np.ndarray, mean_ss: np.ndarray, cov_ss: 
 
 
 def _density(name: str, rho: np.ndarray, cell_area: float) -> np.ndarray:
-    rho = np.asarray(rho, dtype=float)
     _checks.positive("cell_area", cell_area)
-    if not (np.isfinite(rho).all() and rho.min() >= 0):
-        raise ValueError(f"{name} has a negative value, a NaN or an infinity: expected a density")
-    mass = rho.sum() * cell_area
-    if abs(mass - 1) > 1e-6:
-        raise ValueError(f"{name} integrates to {mass:.6g}: expected 1; divide it by {name}.sum() * cell_area")
-    return rho
+    return checked_density(name, rho, cell_area)
 
 
 def _positive(name: str, rho: np.ndarray) -> np.ndarray:

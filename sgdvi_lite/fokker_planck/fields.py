@@ -10,8 +10,12 @@ from numpy.typing import ArrayLike
 from sgdvi_lite import _checks
 
 Field = Callable[[np.ndarray], np.ndarray]
-PECLET, RESOLVED = 2.0, 16
-"""A cell resolves the drift if its Peclet number is at most the first; at least so many cells must."""
+
+PECLET = 2.0
+"""A cell resolves the drift if its Peclet number is at most this."""
+
+RESOLVED = 16
+"""At least so many cells must resolve the drift."""
 
 
 def box(bounds, shape) -> tuple[tuple[tuple[float, float], ...], tuple[int, int]]:
@@ -42,7 +46,8 @@ def checked_tensor(D: np.ndarray, points: np.ndarray) -> np.ndarray:
         raise ValueError(f"D gave shape {D.shape} for {len(points)} points: expected {(len(points), 2, 2)}")
     finite = np.isfinite(D).all(axis=(1, 2))
     symmetric = np.isclose(D[:, 0, 1], D[:, 1, 0], rtol=1e-10, atol=1e-14)
-    determinant, trace = D[:, 0, 0] * D[:, 1, 1] - D[:, 0, 1] * D[:, 1, 0], D[:, 0, 0] + D[:, 1, 1]
+    determinant = D[:, 0, 0] * D[:, 1, 1] - D[:, 0, 1] * D[:, 1, 0]
+    trace = D[:, 0, 0] + D[:, 1, 1]
     definite = (determinant > 1e-12 * trace**2) & (trace > 0)
     for good, fault in ((finite, "not finite"), (symmetric, "not symmetric"), (definite, "not positive definite")):
         if not good.all():
@@ -67,6 +72,17 @@ def check_drift(drift: np.ndarray, D: np.ndarray, T: float, spacing: np.ndarray,
             f"only {resolved} cells (smallest {peclet.min():.3g}): expected at least {RESOLVED} such cells; use more "
             "cells or narrower bounds"
         )
+
+
+def checked_density(name: str, rho: ArrayLike, cell_area: float) -> np.ndarray:
+    """Return a density as an array if it is finite, nowhere negative and integrates to 1."""
+    rho = np.asarray(rho, dtype=float)
+    if not (np.isfinite(rho).all() and rho.min() >= 0):
+        raise ValueError(f"{name} has a negative value, a NaN or an infinity: expected a density")
+    mass = rho.sum() * cell_area
+    if abs(mass - 1) > 1e-6:
+        raise ValueError(f"{name} integrates to {mass:.6g}: expected 1; divide it by {name}.sum() * cell_area")
+    return rho
 
 
 def checked_times(times: ArrayLike) -> np.ndarray:

@@ -18,11 +18,15 @@ from sgdvi_lite.fokker_planck.fields import Field
 from sgdvi_lite.fokker_planck.stencil import bernoulli, selling
 
 CONVENTIONS = ("ito", "printed")
+
 PIECES = 2**12
 """Into how many parts an interval may be cut."""
 
 KEPT = 3
 """Number of sparse factorisations kept for the next interval of the same length."""
+
+SPLU = {"permc_spec": "MMD_AT_PLUS_A", "diag_pivot_thresh": 0.0, "panel_size": 1, "options": {"SymmetricMode": True}}
+"""How SuperLU factors an M-matrix, which needs no pivoting."""
 
 
 class FokkerPlanck:
@@ -81,7 +85,8 @@ class FokkerPlanck:
         self.T, self.convention = float(T), convention
         self.bounds, self.shape = fields.box(bounds, shape)
         self._factors: dict[float, SuperLU] = {}
-        self._tensor, self._constant = fields.as_field(D), not callable(D)
+        self._constant = not callable(D)
+        self._tensor = fields.as_field(D)
         self._drift = drift
         self._points = np.stack([axis.ravel() for axis in self.grid], axis=1)
         self._D = fields.checked_tensor(self._tensor(self._points), self._points)
@@ -96,10 +101,8 @@ class FokkerPlanck:
     @cached_property
     def grid(self) -> tuple[np.ndarray, np.ndarray]:
         """Cell centres X and Y, each of the grid's shape, indexed ``ij``."""
-        axes = [
-            low + h * (np.arange(n) + 0.5) for (low, _), h, n in zip(self.bounds, self.spacing, self.shape, strict=True)
-        ]
-        X, Y = np.meshgrid(*axes, indexing="ij")
+        sides = zip(self.bounds, self.spacing, self.shape, strict=True)
+        X, Y = np.meshgrid(*(low + h * (np.arange(n) + 0.5) for (low, _), h, n in sides), indexing="ij")
         return X, Y
 
     @property
@@ -133,15 +136,15 @@ class FokkerPlanck:
 
     def _force(self, points: np.ndarray) -> np.ndarray:
         """Inverse of T D times the effective drift: minus grad Phi / T where there is a potential."""
-        drift, D = self._flux_drift(points), self._tensor(points)
-        (a, b), (c, d) = np.moveaxis(D, 0, -1)
-        x, y = drift.T
+        (a, b), (c, d) = np.moveaxis(self._tensor(points), 0, -1)
+        x, y = self._flux_drift(points).T
         return np.stack([d * x - b * y, a * y - c * x], axis=1) / (self.T * (a * d - b * c))[:, None]
 
     @cached_property
     def generator(self) -> sparse.csc_matrix:
         """Sparse matrix A, d(rho)/dt = A rho for the flattened cells: columns sum to zero, off-diagonals are >= 0."""
-        force, n = self._force(self._points), len(self._points)
+        force = self._force(self._points)
+        n = len(self._points)
         weights, offsets = selling(self._D / np.outer(self.spacing, self.spacing))
         signs = (1,) if self._constant else (0.5, -0.5)  # half of a link belongs to either end; constant D: both halves
         entries = [
@@ -166,17 +169,13 @@ class FokkerPlanck:
         return rates, np.concatenate([q, p]), np.concatenate([p, q])
 
     def _factor(self, step: float) -> SuperLU:
-        """Factors of I - step A, an M-matrix, which needs no pivoting; the last few are kept."""
+        """Factors of I - step A, an M-matrix; the last few are kept."""
         if step not in self._factors:
             while len(self._factors) >= KEPT:
                 self._factors.pop(next(iter(self._factors)))
-            self._factors[step] = self._factorise(step)
+            matrix = (sparse.identity(self.generator.shape[0], format="csc") - step * self.generator).tocsc()
+            self._factors[step] = splu(matrix, **SPLU)
         return self._factors[step]
-
-    def _factorise(self, step: float) -> SuperLU:
-        matrix = (sparse.identity(self.generator.shape[0], format="csc") - step * self.generator).tocsc()
-        options = {"SymmetricMode": True}
-        return splu(matrix, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, panel_size=1, options=options)
 
     def steady_state(self) -> np.ndarray:
         """Return the stationary density, of the grid's shape; it integrates to 1.
@@ -189,22 +188,20 @@ class FokkerPlanck:
         RuntimeError
             If it does not settle: the chain on the cells is reducible, or relaxes too slowly for double precision.
         """
-        rho = np.full(len(self._points), 1 / len(self._points))
-        factor = self._factor(1e9 / self._slowest_rate())
+        before = np.full(len(self._points), 1 / len(self._points))
+        size = self.spacing * self.shape
+        slowest = self.T * float(np.linalg.eigvalsh(self._D).min()) / float((size**2).max())
+        factor = self._factor(1e9 / slowest)
         for _ in range(20):
-            rho, before = factor.solve(rho), rho
+            rho = factor.solve(before)
             rho /= rho.sum()
             if np.abs(rho - before).sum() < 1e-11:
                 return (rho / self.cell_area).reshape(self.shape)
+            before = rho
         raise RuntimeError(
             "steady_state: not settled after 20 implicit steps; two parts of the domain may be disconnected, or a "
             "barrier of some 30 T may part them: use a higher T"
         )
-
-    def _slowest_rate(self) -> float:
-        """Rate at which pure diffusion would cross the domain."""
-        size = self.spacing * self.shape
-        return self.T * float(np.linalg.eigvalsh(self._D).min()) / float((size**2).max())
 
     def evolve(self, rho0: np.ndarray, times: ArrayLike, tolerance: float = 1e-9) -> np.ndarray:
         """Return the densities at the given times, array ``(len(times), *shape)``, starting from ``rho0`` at time 0.
@@ -231,16 +228,21 @@ class FokkerPlanck:
             If ``rho0`` has another shape, a negative value, a NaN, or does not integrate to 1; if a time is negative or
             they do not increase; if ``tolerance`` is too small.
         """
-        rho, times = self._checked_density(rho0), fields.checked_times(times)
+        rho0 = np.asarray(rho0, dtype=float)
+        if rho0.shape != self.shape:
+            raise ValueError(f"rho0 has shape {rho0.shape}: expected the grid's, {self.shape}")
+        rho = fields.checked_density("rho0", rho0, self.cell_area).ravel() * self.cell_area
+        times = fields.checked_times(times)
         if not tolerance >= 1e-10:
             raise ValueError(f"tolerance = {tolerance}: expected a number >= 1e-10, above the rounding of the solver")
-        out, now, longest = np.empty((len(times), *self.shape)), 0.0, np.inf
+        densities = np.empty((len(times), *self.shape))
+        longest = np.inf
         with threadpool_limits(1):  # vectors and small matrices: a second thread would only wait
-            for k, time in enumerate(times):
-                if time > now:
-                    rho, longest = self._advance(rho, time - now, tolerance, longest)
-                out[k], now = (rho / self.cell_area).reshape(self.shape), time
-        return out
+            for k, duration in enumerate(np.diff(times, prepend=0.0)):
+                if duration > 0:
+                    rho, longest = self._advance(rho, duration, tolerance, longest)
+                densities[k] = (rho / self.cell_area).reshape(self.shape)
+        return densities
 
     def _advance(self, rho: np.ndarray, duration: float, tolerance: float, longest: float) -> tuple[np.ndarray, float]:
         """Cut an interval until each piece converges; return the density and the longest piece to try next."""
@@ -260,22 +262,13 @@ class FokkerPlanck:
     def _piece(self, rho: np.ndarray, duration: float, tolerance: float) -> np.ndarray | None:
         """Approximate until the last two changes, and what is negative, are below the tolerance; None if never."""
         step = 2.0 ** round(np.log2(duration / 10))  # powers of two, so that intervals of like length share a factor
-        before, last = rho, np.inf
-        for now in exponential.exponentials(self._factor(step).solve, rho, duration / step):
-            change, removed = np.abs(now - before).sum(), -now[now < 0].sum()
-            if max(last, change) + removed < tolerance:
-                now = np.maximum(now, np.finfo(float).eps * now.max())
-                return now / now.sum()
-            before, last = now, change
+        before = rho
+        last_change = np.inf
+        for after in exponential.exponentials(self._factor(step).solve, rho, duration / step):
+            change = np.abs(after - before).sum()
+            if max(last_change, change) - after[after < 0].sum() < tolerance:
+                after = np.maximum(after, np.finfo(float).eps * after.max())
+                return after / after.sum()
+            before = after
+            last_change = change
         return None
-
-    def _checked_density(self, rho0: np.ndarray) -> np.ndarray:
-        rho0 = np.asarray(rho0, dtype=float)
-        if rho0.shape != self.shape:
-            raise ValueError(f"rho0 has shape {rho0.shape}: expected the grid's, {self.shape}")
-        if not (np.isfinite(rho0).all() and rho0.min() >= 0):
-            raise ValueError("rho0 has a negative value, a NaN or an infinity: expected a density")
-        mass = rho0.sum() * self.cell_area
-        if abs(mass - 1) > 1e-6:
-            raise ValueError(f"rho0 integrates to {mass:.6g}: expected 1; divide it by rho0.sum() * cell_area")
-        return rho0.ravel() * self.cell_area
