@@ -9,14 +9,18 @@ from __future__ import annotations
 
 from functools import cached_property
 
+import numpy as np
 import torch
 from scipy.linalg import solve_continuous_lyapunov
 from torch import Tensor
 
 from sgdvi_lite import _checks
 
-RESONANT, SINGULAR = 1e-12, 1e-12
-"""Relative sizes below which a sum of eigenvalues, or an eigenvalue of a covariance, counts as zero."""
+RESONANT = 1e-12
+"""Relative size below which the sum of two eigenvalues of ``F`` counts as zero."""
+
+SINGULAR = 1e-12
+"""Relative size below which an eigenvalue of a covariance counts as zero."""
 
 
 class OrnsteinUhlenbeck:
@@ -67,9 +71,9 @@ class OrnsteinUhlenbeck:
     @cached_property
     def _S(self) -> Tensor:
         """Solution of F S + S F^T = 2 D; the covariance at temperature 1 where the process is stable."""
-        pairs = zip(_flat(self.F).cpu().numpy(), _flat(self.D).cpu().numpy(), strict=True)
-        solved = [torch.from_numpy(solve_continuous_lyapunov(F, 2 * D)) for F, D in pairs]
-        S = torch.stack(solved).reshape(self.F.shape).to(self.F)
+        F, D = (M.reshape(-1, *M.shape[-2:]).cpu().numpy() for M in (self.F, self.D))
+        S = np.stack([solve_continuous_lyapunov(*pair) for pair in zip(F, 2 * D, strict=True)])
+        S = torch.from_numpy(S).reshape(self.F.shape).to(self.F)
         return (S + S.mT) / 2
 
     @property
@@ -85,8 +89,7 @@ class OrnsteinUhlenbeck:
         worst = sizes.abs().min(-1)
         lost = worst.values <= SINGULAR * sizes.abs().amax(-1)
         if bool(lost.any()):
-            at = int(lost.reshape(-1).nonzero()[0])
-            direction = vectors.reshape(-1, *vectors.shape[-2:])[at][:, worst.indices.reshape(-1)[at]]
+            direction = vectors[lost][0][:, worst.indices[lost][0]]
             raise ValueError(
                 f"D: no noise reaches the direction {_numbers(direction)}, so that the covariance is singular and "
                 "there is no potential; restrict F and D to the directions that are reached, or add some multiple of I"
@@ -111,19 +114,22 @@ class OrnsteinUhlenbeck:
             raise ValueError(
                 f"cov0 differs from its transpose by {(cov0 - cov0.mT).abs().max():.3g}: expected symmetric"
             )
-        move, rest = self._propagator(t), self.T * self._S
-        return rest + move @ (cov0 - rest) @ move.mT
+        move = self._propagator(t)
+        limit = self.T * self._S
+        return limit + move @ (cov0 - limit) @ move.mT
 
     def free_energy(self, t: float | Tensor, mean0: Tensor, cov0: Tensor) -> Tensor:
         """The functional (5), T KL(rho(t) || rho_ss), of the Gaussian that starts with ``mean0`` and ``cov0``."""
-        mean, ratio = self.mean(t, mean0), self._ratio(self.cov(t, cov0))
+        mean = self.mean(t, mean0)
+        ratio = self._ratio(self.cov(t, cov0))
         energy = (mean * (self.U @ mean.unsqueeze(-1)).squeeze(-1)).sum(-1)
         excess = (ratio - 1 - torch.log(ratio)).sum(-1)
         return 0.5 * (energy + self.T * excess)
 
     def dissipation(self, t: float | Tensor, mean0: Tensor, cov0: Tensor) -> Tensor:
         """Rate -dF/dt at which :meth:`free_energy` falls: E[grad mu . D grad mu] (Theorem 4, chapter 4)."""
-        self._ratio(cov := self.cov(t, cov0))
+        cov = self.cov(t, cov0)
+        self._ratio(cov)
         slope = self.U - self.T * torch.linalg.inv(cov)  # grad mu = slope (x - mean) + U mean
         push = self.U @ self.mean(t, mean0).unsqueeze(-1)
         spread = _trace(slope @ self.D @ slope @ cov)
@@ -137,10 +143,10 @@ class OrnsteinUhlenbeck:
         """
         self._require_stable()
         sizes, vectors = torch.linalg.eigh(self.D)
-        seen = sizes > SINGULAR * sizes[..., -1:]
+        reached = sizes > SINGULAR * sizes[..., -1:]
         turned = vectors.mT @ self.Q
-        outside = (turned * ~seen.unsqueeze(-1)).abs().amax((-1, -2)) > 1e-9 * self.Q.abs().amax((-1, -2))
-        inverse = torch.where(seen, 1 / torch.where(seen, sizes, 1.0), 0.0)
+        outside = (turned * ~reached.unsqueeze(-1)).abs().amax((-1, -2)) > 1e-9 * self.Q.abs().amax((-1, -2))
+        inverse = torch.where(reached, 1 / torch.where(reached, sizes, 1.0), 0.0)
         inside = _trace(turned.mT @ (inverse.unsqueeze(-1) * turned) @ self.U)
         return torch.where(outside, torch.inf, inside)
 
@@ -159,14 +165,13 @@ class OrnsteinUhlenbeck:
 
     def _check_start(self, name: str, value: Tensor, ends: torch.Size) -> None:
         """Raise unless the last dimensions, dtype and device fit the process and all entries are finite."""
-        d = "(..., " + ", ".join(map(str, ends)) + ")"
+        form = "(..., " + ", ".join(map(str, ends)) + ")"
         if value.shape[-len(ends) :] != ends or (value.dtype, value.device) != (self.F.dtype, self.F.device):
             raise ValueError(
-                f"{name} has shape {tuple(value.shape)}, {value.dtype} on {value.device}: expected {d}, "
+                f"{name} has shape {tuple(value.shape)}, {value.dtype} on {value.device}: expected {form}, "
                 f"{self.F.dtype} on {self.F.device}"
             )
-        if not bool(torch.isfinite(value).all()):
-            raise ValueError(f"{name} has a NaN or an infinity: expected finite entries")
+        _check_finite(name, value)
 
     def _propagator(self, t: float | Tensor) -> Tensor:
         t = torch.as_tensor(t, dtype=self.F.dtype, device=self.F.device)
@@ -201,8 +206,7 @@ def _check_matrices(F: Tensor, D: Tensor) -> None:
             raise ValueError(f"{name} has shape {tuple(M.shape)}: expected square matrices (..., d, d)")
         if M.dtype != torch.float64:
             raise ValueError(f"{name} is {M.dtype}: expected torch.float64; convert it with .double()")
-        if not bool(torch.isfinite(M).all()):
-            raise ValueError(f"{name} has a NaN or an infinity: expected finite entries")
+        _check_finite(name, M)
     if F.shape != D.shape or F.device != D.device:
         raise ValueError(
             f"F has shape {tuple(F.shape)} on {F.device}, D {tuple(D.shape)} on {D.device}: expected the same of both"
@@ -215,6 +219,11 @@ def _check_matrices(F: Tensor, D: Tensor) -> None:
         raise ValueError(
             f"D has the eigenvalue {smallest.min().item():.3g}: expected all >= 0, as it is a matrix of variances"
         )
+
+
+def _check_finite(name: str, M: Tensor) -> None:
+    if not bool(torch.isfinite(M).all()):
+        raise ValueError(f"{name} has a NaN or an infinity: expected finite entries")
 
 
 def _check_pairs(rates: Tensor) -> None:
@@ -236,10 +245,6 @@ def _numbers(values: Tensor) -> list:
     if values.is_complex() and not values.imag.any():
         values = values.real
     return [complex(f"{v:.4g}") if isinstance(v, complex) else float(f"{v:.4g}") for v in values.tolist()]
-
-
-def _flat(M: Tensor) -> Tensor:
-    return M.reshape(-1, *M.shape[-2:])
 
 
 def _trace(M: Tensor) -> Tensor:

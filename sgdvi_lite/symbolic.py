@@ -131,7 +131,7 @@ def fokker_planck(
 
 def generator(u: sp.Expr, drift: sp.Matrix, D: sp.Matrix, T: sp.Expr, x: sp.Matrix) -> sp.Expr:
     """Generator of the Ito diffusion on a test function, ``b . grad u + T D : Hess u``; adjoint of the Ito equation."""
-    return (drift.T * grad(u, x))[0] + T * sum(d * h for d, h in zip(D, sp.hessian(u, list(x)), strict=True))
+    return (drift.T * grad(u, x))[0] + T * sum(d * h for d, h in zip(D, grad(u, x).jacobian(x), strict=True))
 
 
 def functional_derivative(density: sp.Expr, rho: sp.Expr, x: sp.Matrix) -> sp.Expr:
