@@ -46,7 +46,9 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
     try:
         with zipfile.ZipFile(path) as archive:
             names = {name.removesuffix(".npy") for name in archive.namelist()}
-        _check_names(names)
+        missing = [name for name in ARRAYS if name not in names]
+        if missing:
+            raise ValueError(f"no array {', '.join(missing)} among {', '.join(sorted(names)) or 'none'}")
         with np.load(path, allow_pickle=False) as file:
             return {name: file[name] for name in ARRAYS}
     except (zipfile.BadZipFile, zlib.error, EOFError, ValueError) as error:
@@ -54,12 +56,6 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
             f"{path}: {error}. Expected an .npz with {', '.join(ARRAYS)}, none of them pickled; "
             "write it with numpy.savez from arrays of numbers"
         ) from error
-
-
-def _check_names(names: set[str]) -> None:
-    missing = [name for name in ARRAYS if name not in names]
-    if missing:
-        raise ValueError(f"no array {', '.join(missing)} among {', '.join(sorted(names)) or 'none'}")
 
 
 def canonical(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

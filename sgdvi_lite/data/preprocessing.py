@@ -45,20 +45,15 @@ def class_subset(dataset: Dataset, classes: Sequence[int]) -> Dataset:
     >>> data.class_subset(data.load("digits"), [0, 1, 2, 3, 4])
     Dataset(digits: 721 + 180 images of 1 x 8 x 8, 5 classes)
     """
-    known = range(dataset.classes)
-    if not classes or len(set(classes)) != len(classes) or not set(classes) <= set(known):
+    if not classes or len(set(classes)) != len(classes) or not set(classes) <= set(range(dataset.classes)):
         raise ValueError(f"classes = {list(classes)}: expected different labels in [0, {dataset.classes - 1}]")
     new = torch.full((dataset.classes,), -1, device=dataset.y_train.device)
     new[list(classes)] = torch.arange(len(classes), device=new.device)
-    train, test = new[dataset.y_train], new[dataset.y_test]
-    return replace(
-        dataset,
-        x_train=dataset.x_train[train >= 0],
-        y_train=train[train >= 0],
-        x_test=dataset.x_test[test >= 0],
-        y_test=test[test >= 0],
-        classes=len(classes),
-    )
+    parts = {}
+    for part in ("train", "test"):
+        y = new[getattr(dataset, f"y_{part}")]
+        parts |= {f"x_{part}": getattr(dataset, f"x_{part}")[y >= 0], f"y_{part}": y[y >= 0]}
+    return replace(dataset, classes=len(classes), **parts)
 
 
 def average_pool(dataset: Dataset, size: int) -> Dataset:
@@ -152,8 +147,8 @@ def augment(x: Float[Tensor, "n c h w"], generator: torch.Generator) -> Float[Te
     rows, columns = top + torch.arange(h), left + torch.arange(w)
     mirrored = torch.rand(n, 1, generator=generator) < 0.5
     columns = torch.where(mirrored, columns.flip(1), columns)
-    picked = [t.to(x.device) for t in (torch.arange(n)[:, None, None], rows[:, :, None], columns[:, None, :])]
-    return padded.permute(0, 2, 3, 1)[*picked].permute(0, 3, 1, 2)
+    pixels = [t.to(x.device) for t in (torch.arange(n)[:, None, None], rows[:, :, None], columns[:, None, :])]
+    return padded.permute(0, 2, 3, 1)[*pixels].permute(0, 3, 1, 2)
 
 
 def _map(dataset: Dataset, function: Callable[[Tensor], Tensor]) -> Dataset:

@@ -133,23 +133,23 @@ def cifar_records(raw: bytes, label_bytes: int) -> tuple[np.ndarray, np.ndarray]
     return records[:, label_bytes:].reshape(-1, 3, 32, 32), records[:, label_bytes - 1]
 
 
-def _cifar_reader(archive: str, train: tuple[str, ...], test: str, label_bytes: int):
+def _cifar(archive: str, sha256: str, train: Collection[str], test: str, *, label_bytes: int, classes: int) -> Source:
+    """CIFAR in its binary version, because the Python version is a pickle, and loading a pickle can run code."""
+
     def read(folder: Path) -> dict[str, np.ndarray]:
         contents = read_members(folder / archive, {*train, test})
         parts = (b"".join(contents[name] for name in train), contents[test])
         values = (array for raw in parts for array in cifar_records(raw, label_bytes))
         return dict(zip(ARRAYS, values, strict=True))
 
-    return read
+    # the author's page, and the host to which it redirects
+    mirrors = ("https://www.cs.toronto.edu/~kriz/", "https://cave.cs.toronto.edu/kriz/")
+    return Source(mirrors, {archive: sha256}, read, classes)
 
 
 # MNIST: the address of the original publication, yann.lecun.com, no longer serves the files. Two mirrors hold them: the
 # S3 bucket that torchvision uses, and that of the Common Visual Data Foundation, which TensorFlow Datasets uses.
-# CIFAR: the author's page, and the host to which it redirects. The binary version, because the Python version is a
-# pickle, and loading a pickle can run code.
 # The checksums are those of TensorFlow Datasets (tensorflow_datasets/url_checksums/{mnist,cifar10,cifar100}.txt).
-_KRIZHEVSKY = ("https://www.cs.toronto.edu/~kriz/", "https://cave.cs.toronto.edu/kriz/")
-
 SOURCES: dict[str, Source] = {
     "mnist": Source(
         mirrors=(
@@ -165,23 +165,20 @@ SOURCES: dict[str, Source] = {
         read=_read_mnist,
         classes=10,
     ),
-    "cifar10": Source(
-        mirrors=_KRIZHEVSKY,
-        sha256={"cifar-10-binary.tar.gz": "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"},
-        read=_cifar_reader(
-            "cifar-10-binary.tar.gz",
-            tuple(f"cifar-10-batches-bin/data_batch_{i}.bin" for i in range(1, 6)),
-            "cifar-10-batches-bin/test_batch.bin",
-            label_bytes=1,
-        ),
+    "cifar10": _cifar(
+        "cifar-10-binary.tar.gz",
+        "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
+        train=[f"cifar-10-batches-bin/data_batch_{i}.bin" for i in range(1, 6)],
+        test="cifar-10-batches-bin/test_batch.bin",
+        label_bytes=1,
         classes=10,
     ),
-    "cifar100": Source(
-        mirrors=_KRIZHEVSKY,
-        sha256={"cifar-100-binary.tar.gz": "58a81ae192c23a4be8b1804d68e518ed807d710a4eb253b1f2a199162a40d8ec"},
-        read=_cifar_reader(
-            "cifar-100-binary.tar.gz", ("cifar-100-binary/train.bin",), "cifar-100-binary/test.bin", label_bytes=2
-        ),
+    "cifar100": _cifar(
+        "cifar-100-binary.tar.gz",
+        "58a81ae192c23a4be8b1804d68e518ed807d710a4eb253b1f2a199162a40d8ec",
+        train=["cifar-100-binary/train.bin"],
+        test="cifar-100-binary/test.bin",
+        label_bytes=2,
         classes=100,
     ),
 }

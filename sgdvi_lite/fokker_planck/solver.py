@@ -250,10 +250,9 @@ class FokkerPlanck:
         while pieces <= PIECES:
             moved = rho
             for _ in range(pieces):
-                moved = self._piece(moved, duration / pieces, max(tolerance / pieces, 1e-13))
-                if moved is None:
-                    break
-            else:
+                if moved is not None:
+                    moved = self._piece(moved, duration / pieces, max(tolerance / pieces, 1e-13))
+            if moved is not None:
                 return moved, longest
             pieces *= 2
             longest = duration / pieces

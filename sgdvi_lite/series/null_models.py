@@ -92,8 +92,7 @@ class LinearProcess:
 
     def sample(self, n: int, *, generator: torch.Generator) -> np.ndarray:
         """A stretch ``(n, d)`` of the stationary process."""
-        _checks.count("n", n)
-        kicks = _normal(n, len(self.A), generator) @ self._factor.T
+        kicks = white_noise(n, self.noise, generator=generator)
         z = np.empty_like(kicks)
         z[0] = _root("covariance", self._state_covariance) @ _normal(1, len(self.A), generator)[0]
         for k in range(n - 1):
