@@ -1,7 +1,5 @@
 """Checks of arguments, one line each where they are used. Each error says what came, what may come, what to do."""
 
-from __future__ import annotations
-
 import math
 
 import torch

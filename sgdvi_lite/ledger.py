@@ -4,8 +4,6 @@ The entries live in ``book/claims.yml``; an installed wheel carries its own copy
 :func:`check`; the ledger page and the errata page of the book are generated from :func:`load`.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path

@@ -4,8 +4,6 @@ A covariance matrix of size ``d`` is described here by its eigenvalues alone. On
 ``d`` says how many there are in all.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from jaxtyping import Float, Float64
@@ -129,10 +127,9 @@ def marchenko_pastur(N: int, d: int) -> Float64[Tensor, " n"]:
     >>> round(null[0].item(), 1), round(null[-1].item(), 1), round(null.sum().item())  # edges (1 +- 1/2)^2
     (2.2, 0.3, 100)
     """
-    ratio, n = d / N, min(N, d)
-    centre, half = 1 + ratio, 2 * ratio**0.5
-    angle = (np.arange(20_000) + 0.5) * np.pi / 20_000  # value = centre + half cos(angle): smooth at both edges
-    value = centre + half * np.cos(angle)
+    n = min(N, d)
+    angle = (np.arange(20_000) + 0.5) * np.pi / 20_000  # substituted for the value: smooth at both edges
+    value = 1 + d / N + 2 * (d / N) ** 0.5 * np.cos(angle)
     mass = np.cumsum(np.sin(angle) ** 2 / value)
     spectrum = np.interp((np.arange(n) + 0.5) / n, mass / mass[-1], value)
     return torch.from_numpy(spectrum * d / spectrum.sum())

@@ -5,8 +5,6 @@ equation (8) reads ``F = (D + Q) U``: the potential is ``Phi = x^T U x / 2``, th
 derives every formula used here.
 """
 
-from __future__ import annotations
-
 from functools import cached_property
 
 import numpy as np

@@ -3,8 +3,6 @@
 Figures are drawn in dark ink on a transparent ground; the site inverts them, lightness only, for its dark mode.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb

@@ -4,8 +4,6 @@ The frames are SVG images inside the page, one of them shown at a time by a nati
 move. A few lines of plain JavaScript tie the two together. Chapter 6 uses it.
 """
 
-from __future__ import annotations
-
 import io
 import re
 from collections.abc import Iterable, Sequence

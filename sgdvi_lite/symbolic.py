@@ -5,8 +5,6 @@ a tensor is taken row by row, ``(div M)_i = sum_j d_j M_ij``. Chapters 2 to 8 us
 functions in d = 2 and 3.
 """
 
-from __future__ import annotations
-
 import sympy as sp
 from sympy.calculus.euler import euler_equations
 

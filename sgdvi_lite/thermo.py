@@ -4,8 +4,6 @@ Densities are arrays that integrate to 1: ``rho.sum() * cell_area == 1``. The te
 are in nats. Chapter 4 derives the identities that tie these functions together.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from sgdvi_lite import _checks

@@ -109,9 +109,9 @@ class Ledger(LedgerDirective):
         name = f"claim-{claim.id}"
         self.env.get_domain("std").note_hyperlink_target(name, self.env.docname, name, claim.label)
         label = nodes.paragraph("", "", nodes.strong("", claim.label), ids=[name], classes=["claim"])
-        found = [self._markdown(claim.note, ["ledger-note"])] if claim.note else []
+        note = [self._markdown(claim.note, ["ledger-note"])] if claim.note else []
         verdict = nodes.paragraph("", "", mark(claim.verdict))
-        return row([label, verdict], [self._markdown(claim.statement), *found])
+        return row([label, verdict], [self._markdown(claim.statement), *note])
 
 
 class Counts(LedgerDirective):
@@ -130,8 +130,8 @@ class Findings(LedgerDirective):
     """The claims that needed a repair or have a counterexample, each with its note."""
 
     def _render(self, claims):
-        found = [claim for claim in claims if claim.verdict in ("corrected", "fails")]
-        return [nodes.bullet_list("", *map(self._item, found), classes=["findings"])]
+        findings = [claim for claim in claims if claim.verdict in ("corrected", "fails")]
+        return [nodes.bullet_list("", *map(self._item, findings), classes=["findings"])]
 
     def _item(self, claim):
         """One finding: the claim, its verdict, the note and the chapter."""

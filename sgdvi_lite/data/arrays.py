@@ -3,8 +3,6 @@
 The form: images (N, channels, height, width) as bytes or as floats, labels (N,) as 64-bit integers from 0.
 """
 
-from __future__ import annotations
-
 import hashlib
 import zipfile
 import zlib

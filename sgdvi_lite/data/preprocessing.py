@@ -1,7 +1,5 @@
 """Preprocessing: fewer images or classes, smaller images, standardised, whitened or augmented ones."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -144,7 +142,8 @@ def augment(x: Float[Tensor, "n c h w"], generator: torch.Generator) -> Float[Te
     reach = (h // 8, w // 8)
     padded = pad(x, (reach[1], reach[1], reach[0], reach[0]))
     top, left = (torch.randint(2 * r + 1, (n, 1), generator=generator) for r in reach)
-    rows, columns = top + torch.arange(h), left + torch.arange(w)
+    rows = top + torch.arange(h)
+    columns = left + torch.arange(w)
     mirrored = torch.rand(n, 1, generator=generator) < 0.5
     columns = torch.where(mirrored, columns.flip(1), columns)
     pixels = [t.to(x.device) for t in (torch.arange(n)[:, None, None], rows[:, :, None], columns[:, None, :])]

@@ -3,8 +3,6 @@
 No file is read before its SHA-256 agrees, nothing is unpickled, and no archive is extracted to disk.
 """
 
-from __future__ import annotations
-
 import gzip
 import tarfile
 import zlib
@@ -48,10 +46,10 @@ def fetch(name: str, cache: Path, progress: bool) -> dict[str, np.ndarray]:
     ValueError
         If a file was delivered and its checksum is wrong (it is removed), or if a file is not in the known format.
     """
-    source, folder = SOURCES[name], cache / name
+    source = SOURCES[name]
     for file in source.sha256:
-        _download(source, file, folder, progress)
-    return source.read(folder)
+        _download(source, file, cache / name, progress)
+    return source.read(cache / name)
 
 
 def _download(source: Source, file: str, folder: Path, progress: bool) -> None:

@@ -11,8 +11,6 @@ van den Eshof and Hochbruck, Preconditioning Lanczos approximations to the matri
 watches the changes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -44,7 +42,8 @@ def exponentials(solve: Callable[[np.ndarray], np.ndarray], v: np.ndarray, ratio
     True
     """
     size = np.linalg.norm(v)
-    basis, H = np.empty((BASIS + 1, len(v))), np.zeros((BASIS + 1, BASIS))
+    basis = np.empty((BASIS + 1, len(v)))
+    H = np.zeros((BASIS + 1, BASIS))
     basis[0] = v / size
     for m in range(1, BASIS + 1):
         _arnoldi(solve, basis, H, m)

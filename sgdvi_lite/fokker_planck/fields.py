@@ -1,7 +1,5 @@
 """Fields on a rectangle, and what the Fokker-Planck solver asks of them before any work is done."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

@@ -9,8 +9,6 @@ References
 Selling, Ueber die binären und ternären quadratischen Formen, J. reine angew. Math. 77 (1874), 143-229: the reduction.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 _TURNS = ((0, 1, 2), (0, 2, 1), (1, 2, 0))
