@@ -21,7 +21,7 @@ def entropy(rho: np.ndarray, cell_area: float) -> float:
     >>> bool(thermo.entropy(np.full((2, 2), 0.25), cell_area=1.0) == np.log(4))
     True
     """
-    rho = _density("rho", rho, cell_area)
+    rho = checked_density("rho", rho, cell_area)
     inside = rho[rho > 0]
     return float(-(inside * np.log(inside)).sum() * cell_area)
 
@@ -38,7 +38,7 @@ def kl_divergence(rho: np.ndarray, sigma: np.ndarray, cell_area: float) -> float
     >>> bool(thermo.kl_divergence(np.array([1.0, 0.0]), np.array([0.5, 0.5]), cell_area=1.0) == np.log(2))
     True
     """
-    rho, sigma = _density("rho", rho, cell_area), _density("sigma", sigma, cell_area)
+    rho, sigma = checked_density("rho", rho, cell_area), checked_density("sigma", sigma, cell_area)
     _same_shape("sigma", sigma, rho)
     inside = rho > 0
     if (sigma[inside] == 0).any():
@@ -59,7 +59,7 @@ def free_energy(rho: np.ndarray, Phi: np.ndarray, T: float, cell_area: float) ->
     True
     """
     _checks.positive("T", T)
-    rho = _density("rho", rho, cell_area)
+    rho = checked_density("rho", rho, cell_area)
     Phi = _same_shape("Phi", np.asarray(Phi, dtype=float), rho)
     return float((rho * Phi).sum() * cell_area) - T * entropy(rho, cell_area)
 
@@ -135,11 +135,6 @@ def gaussian_kl(mean: np.ndarray, cov: np.ndarray, mean_ss: np.ndarray, cov_ss: 
     ratio = np.linalg.solve(cov_ss, cov)
     logdet = np.linalg.slogdet(ratio)[1]
     return 0.5 * float(np.trace(ratio) - len(cov) - logdet + shift @ np.linalg.solve(cov_ss, shift))
-
-
-def _density(name: str, rho: np.ndarray, cell_area: float) -> np.ndarray:
-    _checks.positive("cell_area", cell_area)
-    return checked_density(name, rho, cell_area)
 
 
 def _positive(name: str, rho: np.ndarray) -> np.ndarray:

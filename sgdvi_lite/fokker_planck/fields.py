@@ -75,6 +75,7 @@ def check_drift(drift: np.ndarray, D: np.ndarray, T: float, spacing: np.ndarray,
 def checked_density(name: str, rho: ArrayLike, cell_area: float) -> np.ndarray:
     """Return a density as an array if it is finite, nowhere negative and integrates to 1."""
     rho = np.asarray(rho, dtype=float)
+    _checks.positive("cell_area", cell_area)
     if not (np.isfinite(rho).all() and rho.min() >= 0):
         raise ValueError(f"{name} has a negative value, a NaN or an infinity: expected a density")
     mass = rho.sum() * cell_area

@@ -146,12 +146,9 @@ class FokkerPlanck:
         force = self._force(self._points)
         n = len(self._points)
         weights, offsets = selling(self._D / np.outer(self.spacing, self.spacing))
-        signs = (1,) if self._constant else (0.5, -0.5)  # half of a link belongs to either end; constant D: both halves
-        entries = [
-            self._links(force, abs(sign) * weights[:, k], np.sign(sign).astype(int) * offsets[:, k])
-            for k in range(3)
-            for sign in signs
-        ]
+        signs = (1,) if self._constant else (1, -1)  # half of a link belongs to either end; constant D: both halves
+        links = zip(weights.T / len(signs), offsets.swapaxes(0, 1), strict=True)
+        entries = [self._links(force, weight, sign * offset) for weight, offset in links for sign in signs]
         rates, rows, columns = (np.concatenate(part) for part in zip(*entries, strict=True))
         rates = sparse.coo_matrix((rates, (rows, columns)), shape=(n, n)).tocsc()
         return rates - sparse.diags(np.asarray(rates.sum(axis=0)).ravel(), format="csc")

@@ -5,36 +5,13 @@ SGD times ``every``, for a recording). Chapter 10 puts every inference from a lo
 """
 
 from sgdvi_lite.series.balance import Balance, stationarity
+from sgdvi_lite.series.correlations import ShortSeriesError, autocorrelation, autocorrelation_band, integrated_time
 from sgdvi_lite.series.currents import VelocityField, lagged_covariance, stochastic_area, velocity_field
-from sgdvi_lite.series.cycles import (
-    Line,
-    Scores,
-    area_by_lag,
-    area_scores,
-    chosen_plane,
-    principal_components,
-    strongest_line,
-    turning_plane,
-)
+from sgdvi_lite.series.cycles import Scores, area_by_lag, area_scores, chosen_plane, principal_components, turning_plane
 from sgdvi_lite.series.estimates import Estimate, batch_means
-from sgdvi_lite.series.null_models import (
-    LinearProcess,
-    brownian,
-    fit_linear,
-    momentum_process,
-    phase_surrogate,
-    time_reversed,
-    white_noise,
-)
-from sgdvi_lite.series.spectra import (
-    PowerSpectrum,
-    ShortSeriesError,
-    autocorrelation,
-    autocorrelation_band,
-    increment_spectrum,
-    integrated_time,
-    spectrum,
-)
+from sgdvi_lite.series.linear import LinearProcess, fit_linear, momentum_process
+from sgdvi_lite.series.null_models import brownian, phase_surrogate, time_reversed, white_noise
+from sgdvi_lite.series.spectra import Line, PowerSpectrum, increment_spectrum, spectrum, strongest_line
 
 __all__ = [
     "Balance",

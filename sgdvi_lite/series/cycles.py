@@ -1,4 +1,4 @@
-"""Is it a cycle? The plane that turns fastest, judged on new data; the area against the lag; lines in the spectrum."""
+"""Is it a cycle? The plane that turns fastest, judged on new data; the area against the lag."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.ndimage import median_filter
 
 from sgdvi_lite import _checks
 from sgdvi_lite.series.currents import stochastic_area
@@ -18,14 +17,6 @@ class Scores(NamedTuple):
 
     own: float
     new: float
-
-
-class Line(NamedTuple):
-    """The strongest line: its ratio to its surroundings, what smooth noise does not exceed, its frequency."""
-
-    ratio: float
-    limit: float
-    frequency: float
 
 
 def principal_components(x: ArrayLike, k: int = 20) -> np.ndarray:
@@ -183,62 +174,6 @@ def area_by_lag(x: ArrayLike, lags: ArrayLike) -> Estimate:
         raise ValueError("x lies on a line: expected a series that fills a part of the plane")
     areas = [stochastic_area(x, lag) for lag in np.asarray(lags).tolist()]
     return Estimate(*(np.array(part)[:, 0, 1] / unit for part in zip(*areas, strict=True)))
-
-
-def strongest_line(x: ArrayLike, lowest: float, width: int = 201, chance: float = 0.001) -> Line:
-    r"""Largest ordinate of the periodogram over its running median: a periodic motion puts its power at one frequency.
-
-    Of noise with a smooth spectrum the ratio exceeds ``u`` with probability :math:`2^{-u}`, as the ordinates are
-    exponential and the median of an exponential variable is :math:`\log 2` times its mean. The median over ``width``
-    frequencies has itself the relative error :math:`1 / (\log 2 \sqrt{\mathrm{width}})`; the limit is raised by three
-    times that.
-
-    Parameters
-    ----------
-    x
-        The series ``(n,)`` or ``(n, c)``.
-    lowest
-        Cycles a sample from which on lines are looked for; at least half a ``width`` above 0.
-    width
-        Frequencies of the running median, an odd number.
-    chance
-        With which smooth noise exceeds the limit anywhere, all columns and frequencies together.
-
-    Raises
-    ------
-    ValueError
-        If the series is too short for the width, not finite or has a constant column, or ``lowest`` is out of range.
-
-    References
-    ----------
-    Chapter 10.
-
-    Examples
-    --------
-    >>> import numpy as np, torch
-    >>> from sgdvi_lite import series
-    >>> noise = series.white_noise(4000, [[1.0]], generator=torch.Generator().manual_seed(0))[:, 0]
-    >>> none, hidden = (series.strongest_line(x, 0.03) for x in (noise, noise + 0.3 * np.sin(np.arange(4000) / 5)))
-    >>> none.ratio < none.limit < hidden.ratio, round(1 / hidden.frequency / (2 * np.pi), 1)
-    (True, 5.0)
-    """
-    _checks.count("width", width, low=3)
-    if width % 2 == 0:
-        raise ValueError(f"width = {width}: expected an odd number, so that the median has a centre")
-    x = as_series("x", x, 2 * width)
-    n = len(x)
-    if not width / 2 / n <= lowest < 0.5:
-        raise ValueError(f"lowest = {lowest}: expected cycles a sample in [{width / 2 / n:.3g}, 0.5)")
-    columns = x.reshape(n, -1)
-    power = np.abs(np.fft.rfft(columns - columns.mean(axis=0), axis=0)) ** 2
-    around = median_filter(power, (width, 1))
-    if not (around > 0).all():
-        raise ValueError("x has a column that is constant: expected one that varies; leave it out")
-    start = int(lowest * n)
-    ratios = (power / around)[start:]
-    limit = (1 + 3 / (np.log(2) * np.sqrt(width))) * np.log2(ratios.size / chance)
-    peak = np.unravel_index(ratios.argmax(), ratios.shape)[0]
-    return Line(float(ratios.max()), float(limit), float((start + peak) / n))
 
 
 def _leading(x: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:

@@ -1,16 +1,16 @@
-"""Spectra and autocorrelation of time series, with their confidence intervals."""
+"""Power spectra of time series with their confidence intervals, and the strongest line in one."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import fft, signal, stats
+from scipy import signal, stats
+from scipy.ndimage import median_filter
 
 from sgdvi_lite import _checks
-from sgdvi_lite.series.estimates import as_series
+from sgdvi_lite.series.estimates import as_series, by_column, check_level
 
 
 class PowerSpectrum(NamedTuple):
@@ -22,12 +22,12 @@ class PowerSpectrum(NamedTuple):
     high: np.ndarray
 
 
-class ShortSeriesError(ValueError):
-    """The series is too short for its autocorrelation time; ``estimate`` has the value all the same."""
+class Line(NamedTuple):
+    """The strongest line: its ratio to its surroundings, what smooth noise does not exceed, its frequency."""
 
-    def __init__(self, message: str, estimate: np.ndarray):
-        super().__init__(message)
-        self.estimate = estimate
+    ratio: float
+    limit: float
+    frequency: float
 
 
 def spectrum(x: ArrayLike, segment: int = 256, level: float = 0.95) -> PowerSpectrum:
@@ -67,20 +67,14 @@ def spectrum(x: ArrayLike, segment: int = 256, level: float = 0.95) -> PowerSpec
     True
     """
     _checks.count("segment", segment, low=4)
-    _level(level)
+    check_level(level)
     x = as_series("x", x, 2 * segment)
     frequency = np.arange(segment // 2 + 1) / segment
     inside = (frequency > 0) & (frequency < 0.5)
-    density = _by_column(lambda column: signal.welch(column, nperseg=segment)[1], x)[inside]
+    density = by_column(lambda column: signal.welch(column, nperseg=segment)[1], x)[inside]
     nu = _freedom(signal.get_window("hann", segment), len(x))
     above, below = stats.chi2.ppf([(1 + level) / 2, (1 - level) / 2], nu)
     return PowerSpectrum(frequency[inside], density, density * nu / above, density * nu / below)
-
-
-def _by_column(function: Callable, x: np.ndarray) -> np.ndarray:
-    """Apply a function to each column by itself: a trajectory of a network is large."""
-    columns = np.stack([function(column) for column in x.reshape(len(x), -1).T], axis=-1)
-    return columns.reshape((*columns.shape[:-1], *x.shape[1:]))
 
 
 def _freedom(window: np.ndarray, n: int) -> float:
@@ -111,134 +105,57 @@ def increment_spectrum(x: ArrayLike, segment: int = 256, level: float = 0.95) ->
     return spectrum(np.diff(as_series("x", x, 2), axis=0), segment, level)
 
 
-def autocorrelation(x: ArrayLike, lags: int) -> np.ndarray:
-    r"""Sample autocorrelation :math:`\hat\rho_k`, ``(1 + lags, ...)``, by FFT.
+def strongest_line(x: ArrayLike, lowest: float, width: int = 201, chance: float = 0.001) -> Line:
+    r"""Largest ordinate of the periodogram over its running median: a periodic motion puts its power at one frequency.
 
-    The estimator is :math:`\sum_{t} (x_t - \bar x)(x_{t+k} - \bar x) / \sum_t (x_t - \bar x)^2`, with n terms below and
-    n - k above, which keeps it a positive sequence.
+    Of noise with a smooth spectrum the ratio exceeds ``u`` with probability :math:`2^{-u}`, as the ordinates are
+    exponential and the median of an exponential variable is :math:`\log 2` times its mean. The median over ``width``
+    frequencies has itself the relative error :math:`1 / (\log 2 \sqrt{\mathrm{width}})`; the limit is raised by three
+    times that.
 
     Parameters
     ----------
     x
-        The series ``(n,)`` or ``(n, c)``; each column by itself.
-    lags
-        Largest lag, below ``n``.
+        The series ``(n,)`` or ``(n, c)``.
+    lowest
+        Cycles a sample from which on lines are looked for; at least half a ``width`` above 0.
+    width
+        Frequencies of the running median, an odd number.
+    chance
+        With which smooth noise exceeds the limit anywhere, all columns and frequencies together.
 
     Raises
     ------
     ValueError
-        If the series is too short, not finite, or constant.
-
-    Examples
-    --------
-    >>> from sgdvi_lite import series
-    >>> series.autocorrelation([1.0, -1.0, 1.0, -1.0], lags=2).tolist()
-    [1.0, -0.75, 0.5]
-    """
-    x = as_series("x", x, 2)
-    _checks.count("lags", lags, low=0, high=len(x) - 1)
-    return _by_column(lambda column: _correlate(column - column.mean(), lags), x)
-
-
-def _correlate(x: np.ndarray, lags: int) -> np.ndarray:
-    spread = x @ x
-    if not spread > 0:
-        raise ValueError("x has a column that is constant: expected one that varies; leave it out")
-    padded = fft.next_fast_len(len(x) + lags + 1, real=True)
-    power = np.abs(fft.rfft(x, padded)) ** 2
-    return np.concatenate([[1.0], fft.irfft(power, padded)[1 : lags + 1] / spread])
-
-
-def autocorrelation_band(rho: ArrayLike, n: int, level: float = 0.99) -> np.ndarray:
-    r"""Half-width of the band in which :math:`\hat\rho_k` lies where the true correlation has died out before lag k.
-
-    Bartlett's formula, for linear processes and large n: the variance of :math:`\hat\rho_k` is then
-    :math:`(1 + 2\sum_{0<j<k} \rho_j^2) / n`. For white noise it is ``1 / n`` at every lag: the paper's band, which a
-    correlated series need not respect.
-
-    Parameters
-    ----------
-    rho
-        Autocorrelation ``(1 + lags, ...)``, from lag 0: measured, or of the null model.
-    n
-        Length of the series.
-    level
-        Probability of the band, two-sided.
+        If the series is too short for the width, not finite or has a constant column, or ``lowest`` is out of range.
 
     References
     ----------
-    Brockwell and Davis, Time Series: Theory and Methods (1991), (7.2.6), page 222. Chapter 10.
-
-    Examples
-    --------
-    >>> from sgdvi_lite import series
-    >>> series.autocorrelation_band([1.0, 0.0, 0.0], n=100).round(3).tolist()
-    [0.0, 0.258, 0.258]
-    """
-    rho = as_series("rho", rho, 1)
-    _checks.count("n", n, low=2)
-    _level(level)
-    before = np.cumsum(rho**2, axis=0) - rho**2 - 1  # from lag 1 to k - 1
-    width = stats.norm.ppf((1 + level) / 2) * np.sqrt((1 + 2 * np.maximum(before, 0)) / n)
-    width[0] = 0
-    return width
-
-
-def integrated_time(x: ArrayLike, c: float = 5.0, tolerance: float = 50.0) -> np.ndarray:
-    r"""Integrated autocorrelation time :math:`\tau = 1 + 2\sum_{k \ge 1} \rho_k`, in samples; ``n / tau`` count.
-
-    The sum ends at the smallest window :math:`M \ge c\,\max(\tau_M, 1)` (Sokal; the 1 is for series that alternate).
-    For an AR(1) process with coefficient :math:`\varphi` it is :math:`(1 + \varphi) / (1 - \varphi)`.
-
-    Parameters
-    ----------
-    x
-        The series ``(n,)`` or ``(n, c)``; each column by itself.
-    c
-        Window in units of the time.
-    tolerance
-        How many times its time a series must be long.
-
-    Returns
-    -------
-    np.ndarray
-        The time of each column, ``()`` or ``(c,)``. Its relative error is about ``sqrt(2 (2 M + 1) / n)``.
-
-    Raises
-    ------
-    ShortSeriesError
-        If the series is shorter than ``tolerance`` times its time; the estimate is in the message and in ``estimate``.
-
-    References
-    ----------
-    A. Sokal, in Functional Integration (1997), doi 10.1007/978-1-4899-0319-8_6. Chapter 10.
+    Chapter 10.
 
     Examples
     --------
     >>> import numpy as np, torch
     >>> from sgdvi_lite import series
-    >>> process = series.LinearProcess([[0.9]], [[1.0]])
-    >>> x = process.sample(200_000, generator=torch.Generator().manual_seed(0))
-    >>> bool(abs(series.integrated_time(x)[0] - 19) < 1.5)
-    True
+    >>> noise = series.white_noise(4000, [[1.0]], generator=torch.Generator().manual_seed(0))[:, 0]
+    >>> none, hidden = (series.strongest_line(x, 0.03) for x in (noise, noise + 0.3 * np.sin(np.arange(4000) / 5)))
+    >>> none.ratio < none.limit < hidden.ratio, round(1 / hidden.frequency / (2 * np.pi), 1)
+    (True, 5.0)
     """
-    x = as_series("x", x, 4)
-    times = _by_column(lambda column: _windowed(autocorrelation(column, len(x) // 2), c), x)
-    if not (tolerance * times <= len(x)).all():
-        raise ShortSeriesError(
-            f"x has {len(x)} samples and an autocorrelation time of about {times.max():.4g} or more: expected at least "
-            f"{tolerance:g} times as many; record longer, or lower tolerance and distrust the result",
-            times,
-        )
-    return times
-
-
-def _windowed(rho: np.ndarray, c: float) -> float:
-    sums = 2 * np.cumsum(rho) - 1
-    wide = np.arange(len(rho)) >= c * np.maximum(sums, 1)
-    return float(sums[wide.argmax() if wide.any() else -1])
-
-
-def _level(level: float) -> None:
-    if not 0 < level < 1:
-        raise ValueError(f"level = {level}: expected a probability in (0, 1), such as 0.95")
+    _checks.count("width", width, low=3)
+    if width % 2 == 0:
+        raise ValueError(f"width = {width}: expected an odd number, so that the median has a centre")
+    x = as_series("x", x, 2 * width)
+    n = len(x)
+    if not width / 2 / n <= lowest < 0.5:
+        raise ValueError(f"lowest = {lowest}: expected cycles a sample in [{width / 2 / n:.3g}, 0.5)")
+    columns = x.reshape(n, -1)
+    power = np.abs(np.fft.rfft(columns - columns.mean(axis=0), axis=0)) ** 2
+    around = median_filter(power, (width, 1))
+    if not (around > 0).all():
+        raise ValueError("x has a column that is constant: expected one that varies; leave it out")
+    start = int(lowest * n)
+    ratios = (power / around)[start:]
+    limit = (1 + 3 / (np.log(2) * np.sqrt(width))) * np.log2(ratios.size / chance)
+    peak = np.unravel_index(ratios.argmax(), ratios.shape)[0]
+    return Line(float(ratios.max()), float(limit), float((start + peak) / n))
