@@ -18,6 +18,12 @@ def not_negative(name: str, value: float) -> None:
         raise ValueError(f"{name} = {value}: expected a finite number >= 0")
 
 
+def probability(name: str, value: float) -> None:
+    """Raise unless ``value`` is strictly between 0 and 1."""
+    if not 0 < value < 1:
+        raise ValueError(f"{name} = {value}: expected a probability in (0, 1), such as 0.95")
+
+
 def count(name: str, value: object, low: int = 1, high: int | None = None, remedy: str = "") -> None:
     """Raise unless ``value`` is an integer in [low, high]."""
     allowed = f">= {low}" if high is None else f"in [{low}, {high}]"

@@ -7,7 +7,7 @@ from numpy.typing import ArrayLike
 from scipy import fft, stats
 
 from sgdvi_lite import _checks
-from sgdvi_lite.series.estimates import as_series, by_column, check_level
+from sgdvi_lite.series.estimates import as_series, by_column
 
 
 class ShortSeriesError(ValueError):
@@ -84,7 +84,7 @@ def autocorrelation_band(rho: ArrayLike, n: int, level: float = 0.99) -> np.ndar
     """
     rho = as_series("rho", rho, 1)
     _checks.count("n", n, low=2)
-    check_level(level)
+    _checks.probability("level", level)
     before = np.cumsum(rho**2, axis=0) - rho**2 - 1  # from lag 1 to k - 1
     width = stats.norm.ppf((1 + level) / 2) * np.sqrt((1 + 2 * np.maximum(before, 0)) / n)
     width[0] = 0

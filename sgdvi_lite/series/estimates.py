@@ -97,9 +97,3 @@ def by_column(function: Callable, x: np.ndarray) -> np.ndarray:
     """Apply a function to each column by itself: a trajectory of a network is large."""
     columns = np.stack([function(column) for column in x.reshape(len(x), -1).T], axis=-1)
     return columns.reshape((*columns.shape[:-1], *x.shape[1:]))
-
-
-def check_level(level: float) -> None:
-    """Raise unless ``level`` is a probability strictly between 0 and 1."""
-    if not 0 < level < 1:
-        raise ValueError(f"level = {level}: expected a probability in (0, 1), such as 0.95")

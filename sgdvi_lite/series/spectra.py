@@ -10,7 +10,7 @@ from scipy import signal, stats
 from scipy.ndimage import median_filter
 
 from sgdvi_lite import _checks
-from sgdvi_lite.series.estimates import as_series, by_column, check_level
+from sgdvi_lite.series.estimates import as_series, by_column
 
 
 class PowerSpectrum(NamedTuple):
@@ -67,7 +67,7 @@ def spectrum(x: ArrayLike, segment: int = 256, level: float = 0.95) -> PowerSpec
     True
     """
     _checks.count("segment", segment, low=4)
-    check_level(level)
+    _checks.probability("level", level)
     x = as_series("x", x, 2 * segment)
     frequency = np.arange(segment // 2 + 1) / segment
     inside = (frequency > 0) & (frequency < 0.5)

@@ -423,3 +423,8 @@ def test_a_recorded_network_without_decay_drifts_and_says_so(tmp_path):
 def test_bad_arguments(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_the_former_name_of_a_power_spectrum_still_stands():
+    assert series.Spectrum is series.PowerSpectrum
+    assert isinstance(series.spectrum(np.arange(600.0) % 7), series.Spectrum)
