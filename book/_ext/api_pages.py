@@ -81,13 +81,9 @@ class Room(ModuleDocumenter):
         return documenters if self.__all__ else super().sort_members(documenters, order)
 
 
-def short_types(app, what, name, obj, options, signature, annotation):
+def short_types(app, what, name, obj, options, *types):
     """Write ``Float[Tensor, 'N d']`` where autodoc writes ``jaxtyping.Float[Tensor, 'N d']``."""
-    return _short(signature), _short(annotation)
-
-
-def _short(text):
-    return re.sub(r"\bjaxtyping\.(?=\w+\[)", "", text) if text else text
+    return tuple(text and re.sub(r"\bjaxtyping\.(?=\w+\[)", "", text) for text in types)
 
 
 def sections(app, what, name, obj, options, lines):

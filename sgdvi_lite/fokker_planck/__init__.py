@@ -11,6 +11,7 @@ Scharfetter and Gummel, Large-signal analysis of a silicon Read diode oscillator
 (1969), 64-77: the flux.
 """
 
+from sgdvi_lite.fokker_planck.fields import Field
 from sgdvi_lite.fokker_planck.solver import CONVENTIONS, KEPT, PIECES, FokkerPlanck
 
-__all__ = ["CONVENTIONS", "KEPT", "PIECES", "FokkerPlanck"]
+__all__ = ["CONVENTIONS", "KEPT", "PIECES", "Field", "FokkerPlanck"]
