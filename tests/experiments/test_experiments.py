@@ -73,7 +73,11 @@ def test_a_stopped_run_goes_on_and_gives_the_same_numbers(path, tmp_path, monkey
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, quick())
     (partial,) = tmp_path.iterdir()
-    assert partial.suffix == ".partial" and {p.name for p in partial.iterdir()} == {".lock", "experiment.json", "state.pt"}
+    assert partial.suffix == ".partial" and {p.name for p in partial.iterdir()} == {
+        ".lock",
+        "experiment.json",
+        "state.pt",
+    }
     again = results.load(run(tmp_path, quick())).arrays
     assert len(calls) == 4 and not partial.exists()
     assert all(np.array_equal(array, again[name]) for name, array in results.load(path).arrays.items())

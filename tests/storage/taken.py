@@ -1,5 +1,7 @@
 """What the tests of folders run in processes of their own."""
 
+import time
+
 from sgdvi_lite._storage.folder import Folder, Kind
 
 KIND = Kind("header.json", "thing", "makes things")
@@ -11,7 +13,7 @@ def race(barrier, root, rounds, me, told):
     for k in range(rounds):
         barrier.wait(BARRIER_SECONDS)
         try:
-            folder = Folder(root / str(k), KIND, {"made by": me})
+            folder = Folder(root / str(k), KIND, {}, {"made by": me})
             told.put((k, me))
         except (BlockingIOError, ValueError):
             folder = None
@@ -25,6 +27,4 @@ def hold(ready, root):
     folder = Folder(root, KIND, {})
     folder.save("state", {"step": 1})
     ready.set()
-    ready.clear()
-    while True:
-        ready.wait(BARRIER_SECONDS)
+    time.sleep(BARRIER_SECONDS)

@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import signal
+from pathlib import Path
 
 import pytest
 import taken
@@ -12,29 +13,32 @@ import torch
 from sgdvi_lite._storage import files, folder
 from sgdvi_lite._storage.folder import Folder, Kind, Stopwatch, seconds_in
 
+ROOT = Path(__file__).parents[2]
 ROUNDS = 100
 
 
 @pytest.fixture(scope="module")
 def processes():
-    """Processes that start afresh, with these tests on their path."""
-    here, path = os.path.dirname(__file__), os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = os.pathsep.join([os.getcwd(), here, *([path] if path else [])])
-    yield multiprocessing.get_context("spawn")
-    os.environ.pop("PYTHONPATH") if path is None else os.environ.update(PYTHONPATH=path)
+    """Processes that start with everything imported."""
+    context, path = multiprocessing.get_context("forkserver"), os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(Path(__file__).parent), *([path] if path else [])])
+    context.set_forkserver_preload(["taken"])
+    yield context
+    del os.environ["PYTHONPATH"]
+    if path is not None:
+        os.environ["PYTHONPATH"] = path
 
 
 def test_of_two_processes_that_race_for_an_empty_folder_one_gets_it(processes, tmp_path):
     barrier, told = processes.Barrier(2), processes.Queue()
-    racers = [
-        processes.Process(target=taken.race, args=(barrier, tmp_path, ROUNDS, me, told)) for me in ("one", "other")
-    ]
+    names = ("one", "other")
+    racers = [processes.Process(target=taken.race, args=(barrier, tmp_path, ROUNDS, me, told)) for me in names]
     for racer in racers:
         racer.start()
     winners = [told.get(timeout=taken.BARRIER_SECONDS) for _ in range(ROUNDS)]
     for racer in racers:
         racer.join(taken.BARRIER_SECONDS)
-    assert told.empty() and [k for k, _ in winners] == list(range(ROUNDS))
+    assert told.empty() and sorted(k for k, _ in winners) == list(range(ROUNDS))
     for k, me in winners:
         assert json.loads((tmp_path / str(k) / "header.json").read_text())["made by"] == me
 
@@ -98,7 +102,7 @@ def test_a_folder_of_something_else_is_left_as_it_is(tmp_path):
 
 def test_another_format_is_refused_with_its_version_and_a_remedy(tmp_path):
     (tmp_path / "header.json").write_text(json.dumps({"format": 2}))
-    with pytest.raises(ValueError, match=r"thing of format 2, and format 1 is read here: go on with the version of sgd"):
+    with pytest.raises(ValueError, match=r"thing of format 2, and format 1 is read here: go on with the version of"):
         Folder(tmp_path, taken.KIND, {})
     assert [path.name for path in tmp_path.iterdir()] == ["header.json"]
 
@@ -116,7 +120,7 @@ def test_what_a_kind_held_before_it_had_a_header_is_no_stranger(tmp_path):
     (tmp_path / "state.pt").unlink()
     torch.save({"step": 1}, tmp_path / "state.pt")
     assert Folder(tmp_path, kind, {"lr": 0.1}).load("state") == {"step": 1}
-    with pytest.raises(ValueError, match="another thing: lr = 0.1 there"):
+    with pytest.raises(ValueError, match=r"another thing: lr = 0\.1 there"):
         Folder(tmp_path, kind, {"lr": 0.2})
 
 
