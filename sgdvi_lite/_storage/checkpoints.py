@@ -16,34 +16,24 @@ SHARE = 20
 """Between two writings lies at least so many times what the last one took."""
 
 
-class Nothing:
-    """Keeps nothing: every computation begins at its beginning."""
-
-    def load(self, name: str) -> State | None:
-        """There is nothing."""
-
-    def save(self, name: str, state: Callable[[], State], *, done: bool = False) -> None:
-        """Do nothing."""
-
-
-NOTHING = Nothing()
-
-
 class Checkpoints:
-    """Named states in a folder, of tensors on a device; a writing that fails costs a warning, not the work."""
+    """Named states in a folder, of tensors on a device; a writing that fails costs a warning, not the work.
 
-    def __init__(self, folder: Folder, device: torch.device):
+    Without a folder nothing is kept, and every computation begins at its beginning.
+    """
+
+    def __init__(self, folder: Folder | None = None, device: torch.device | str = "cpu"):
         self.folder, self.device = folder, device
         self._next, self._told = time.monotonic() + SECONDS, False
 
     def load(self, name: str) -> State | None:
         """The state of that name, or ``None``."""
-        return self.folder.load(name, self.device)
+        return self.folder.load(name, self.device) if self.folder else None
 
     def save(self, name: str, state: Callable[[], State], *, done: bool = False) -> None:
         """Write a small state that is ``done``, or any if it is time; a warning, once, says if that is not possible."""
         began = time.monotonic()
-        if not done and began < self._next:
+        if self.folder is None or (not done and began < self._next):
             return
         try:
             self.folder.save(name, state())
@@ -59,4 +49,4 @@ class Checkpoints:
         self._next = ended + max(SECONDS, SHARE * (ended - began))
 
 
-Keeping = Checkpoints | Nothing
+NOTHING = Checkpoints()

@@ -70,6 +70,7 @@ class Folder:
 
     def __init__(self, path: str | Path, kind: Kind, identity: dict, note: dict | None = None):
         self.path, self.kind = Path(path), kind
+        identity = json.loads(json.dumps(identity))
         self._find(identity)  # a folder of something else is refused before so much as a lock is written there
         self._lock = self._take()
         self.header = self._find(identity) or self._begin({"format": FORMAT} | identity | (note or {}))
@@ -78,22 +79,21 @@ class Folder:
         self.stopwatch = Stopwatch(seconds_in(self.path))
 
     def _find(self, identity: dict) -> dict | None:
-        """The header, if there is one, and it tells this identity."""
-        if not (self.path / self.kind.header).is_file():
-            return self._refuse_strangers()
-        header = read_header(self.path, self.kind)
-        for name, old, new in _differences(header, json.loads(json.dumps(identity)), self.kind.tolerance):
-            raise ValueError(
-                f"folder = {str(self.path)!r} holds another {self.kind.noun}: {name} = {old!r} there and {new!r} here; "
-                "choose another folder, or remove this one"
-            )
-        return header
-
-    def _refuse_strangers(self) -> None:
-        known = (LOCK, "*.part", self.kind.header, *self.kind.headerless)  # another process may begin just now
-        files = [self.path] if self.path.is_file() else self.path.glob("*")
+        """The header if it tells this identity, ``None`` if nothing is there; all else is refused."""
+        path, kind = self.path, self.kind
+        if (path / kind.header).is_file():
+            header = read_header(path, kind)
+            for name, old, new in _differences(header, identity, kind.tolerance):
+                raise ValueError(
+                    f"folder = {str(path)!r} holds another {kind.noun}: {name} = {old!r} there and {new!r} here; "
+                    "choose another folder, or remove this one"
+                )
+            return header
+        known = (LOCK, "*.part", kind.header, *kind.headerless)  # another process may write the header just now
+        files = [path] if path.is_file() else path.glob("*")
         if not all(any(map(file.match, known)) for file in files):
-            raise ValueError(f"folder = {str(self.path)!r} holds {self.kind.stranger}: choose an empty folder")
+            raise ValueError(f"folder = {str(path)!r} holds {kind.stranger}: choose an empty folder")
+        return None
 
     def _take(self) -> FileLock:
         self.path.mkdir(parents=True, exist_ok=True)

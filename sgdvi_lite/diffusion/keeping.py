@@ -7,10 +7,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from sgdvi_lite._storage.checkpoints import NOTHING, Checkpoints, Keeping
+from sgdvi_lite._storage.checkpoints import NOTHING, Checkpoints
 from sgdvi_lite._storage.files import digest
 from sgdvi_lite._storage.folder import Folder, Kind
 
+Keeping = Checkpoints
 COMPUTATION = Kind("computation.json", "computation", "computes", tolerance=1e-3)
 """Losses are compared to three digits: another device or another number of threads rounds otherwise."""
 LOSSES = 64
@@ -19,7 +20,7 @@ LOSSES = 64
 
 def of_network(
     folder: str | Path | None, model: nn.Module, loss, x: Tensor, y: Tensor, *, chunk: int, group=None
-) -> Keeping:
+) -> Checkpoints:
     """What is kept of a computation with the gradients of a network."""
     if folder is None:
         return NOTHING

@@ -101,7 +101,10 @@ def compute(chosen: Spectrum, dataset: data.Dataset, partial: Path, progress: bo
     """Run the experiment, or go on with what lies in the folder ``partial``; return its arrays and its seconds."""
     trainer, order = _start(chosen, dataset)
     folder = Folder(partial, EXPERIMENT, {"settings": asdict(chosen), "data_sha256": dataset.sha256})
-    rows = _resume(folder, trainer)
+    state, rows = folder.load("state"), []
+    if state:
+        trainer.load_state_dict(state["trainer"])
+        rows = state["rows"]
 
     def save() -> None:
         folder.save("state", {"trainer": trainer.state_dict(), "rows": rows})
@@ -133,15 +136,6 @@ def _start(chosen: Spectrum, dataset: data.Dataset) -> tuple[SGD, Tensor]:
     options["transform"] = data.augment if chosen.augment else None
     trainer = SGD(model, cross_entropy, x, y, lr=chosen.rate, batch_size=chosen.batch_size, **options)
     return trainer, order
-
-
-def _resume(folder: Folder, trainer: SGD) -> list[dict]:
-    """Set the trainer to where the last call stopped; the rows of the instants that are done."""
-    state = folder.load("state")
-    if state is None:
-        return []
-    trainer.load_state_dict(state["trainer"])
-    return state["rows"]
 
 
 def _train(trainer: SGD, stop: int, save: Callable[[], None], progress: bool) -> None:
