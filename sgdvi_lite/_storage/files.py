@@ -1,21 +1,17 @@
-"""Files that are there whole or not at all, folders with one owner, and fingerprints of tensors."""
+"""Files that are there whole or not at all, room on the disk, and fingerprints of tensors."""
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO
 
 import torch
 from torch import Tensor
-
-try:
-    import fcntl
-except ImportError:  # as on Windows: there nothing stops two processes from recording into one folder
-    fcntl = None
 
 
 def write_atomically(path: str | Path, write: Callable) -> Path:
@@ -35,22 +31,25 @@ def write_atomically(path: str | Path, write: Callable) -> Path:
 
 def digest(*tensors: Tensor) -> str:
     """A fingerprint of the contents of tensors."""
-    found = hashlib.sha256()
+    sha = hashlib.sha256()
     for t in tensors:
-        found.update(f"{tuple(t.shape)} {t.dtype}".encode())
-        found.update(t.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return found.hexdigest()[:16]
+        sha.update(f"{tuple(t.shape)} {t.dtype}".encode())
+        sha.update(t.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return sha.hexdigest()[:16]
 
 
-def lock(path: Path, does: str) -> IO:
-    """Take the folder of an existing file until the file returned is closed, or the process ends in whatever way."""
-    file = path.open()
-    try:
-        if fcntl:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        file.close()
-        raise BlockingIOError(
-            f"folder = {str(path.parent)!r}: another process {does} there; wait for its end"
-        ) from error
-    return file
+def free_bytes(path: Path) -> int:
+    """Bytes that are free on the disk on which a path lies, or will lie."""
+    return shutil.disk_usage(next(p for p in [path, *path.absolute().parents] if p.exists())).free
+
+
+def reserve(path: Path) -> None:
+    """Take the room of a sparse file now, where the system can, so that nobody else takes it later."""
+    if not hasattr(os, "posix_fallocate"):
+        return
+    with path.open("r+b") as file:
+        try:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
+                raise

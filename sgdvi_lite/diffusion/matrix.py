@@ -155,7 +155,7 @@ class DiffusionMatrix:
         """
         own = copy.deepcopy(model) if backend in ("auto", "lanczos") else model
         source = gradients.Network(own, loss, x, y, chunk)
-        kept = keeping.of_network(folder, group, source.chunk, own, loss, x, y)
+        kept = keeping.of_network(folder, own, loss, x, y, chunk=source.chunk, group=group)
         return cls(source, backend, ranks.over(group, len(x)), memory, progress, kept)
 
     @property

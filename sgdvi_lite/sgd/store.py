@@ -7,19 +7,18 @@ at each checkpoint. What lies in the arrays beyond the checkpoint is written aga
 from __future__ import annotations
 
 import errno
-import json
 import math
-import os
-import shutil
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from sgdvi_lite._storage.files import lock, write_atomically
+from sgdvi_lite._storage import folder as storage
+from sgdvi_lite._storage.files import free_bytes, reserve
 
 COLUMNS = 4
 """Of the log: loss, w.g, v.v, v.g."""
+RUN = storage.Kind("run.json", "run", "is recording", stranger="no run, but something else", again=False)
 
 
 class Store:
@@ -49,36 +48,20 @@ class Store:
     def __init__(self, folder: str | Path, run: dict, made: dict, rows: int, d: int, dtype: np.dtype):
         self.folder, self.run = Path(folder), run
         shapes = {"weights.npy": ((rows, d), dtype), "log.npy": ((rows, COLUMNS), np.dtype(float))}
-        if not self._is_mine():
+        if not (self.folder / RUN.header).exists():
             _foresee(self.folder, sum(math.prod(shape) * kind.itemsize for shape, kind in shapes.values()) + 64 * d)
-            note = json.dumps({"run": run, "made": made}, indent=1).encode()
-            write_atomically(self.folder / "run.json", lambda file: file.write(note))
-        self._lock = lock(self.folder / "run.json", "is recording")
-        self.made = read_header(self.folder)["made"]
-        self.state = read_state(self.folder)
+        self._files = storage.Folder(folder, RUN, {"run": run}, {"made": made})
+        self.made = self._files.header["made"]
+        self.state = self._files.load("state")
         self._maps = [self._array(name, *shape) for name, shape in shapes.items()]
         self.weights, self.log = (np.asarray(mapped) for mapped in self._maps)
-
-    def _is_mine(self) -> bool:
-        if (self.folder / "run.json").is_file():
-            there = read_header(self.folder)["run"]
-            other = [name for name in self.run if there.get(name) != self.run[name]]
-            if other:
-                raise ValueError(
-                    f"folder = {str(self.folder)!r} holds another run: {other[0]} = {there.get(other[0])!r} there and "
-                    f"{self.run[other[0]]!r} here; choose another folder, or remove this one"
-                )
-            return True
-        if self.folder.exists() and (self.folder.is_file() or any(p.suffix != ".part" for p in self.folder.iterdir())):
-            raise ValueError(f"folder = {str(self.folder)!r} holds no run, but something else: choose an empty folder")
-        return False
 
     def _array(self, name: str, shape: tuple, dtype: np.dtype) -> np.memmap:
         """The file at its full size: as it stands if the run has a checkpoint, else anew."""
         path = self.folder / name
         if self.state is None:
             made = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
-            _reserve(path)
+            reserve(path)
             return made
         there = np.lib.format.open_memmap(path, mode="r+")
         if there.shape != shape or there.dtype != dtype:
@@ -87,21 +70,20 @@ class Store:
 
     def close(self) -> None:
         """Let others record into the folder."""
-        self._lock.close()
+        self._files.close()
 
     def save(self, state: dict) -> None:
         """Write a checkpoint, after the arrays that it vouches for."""
         for mapped in self._maps:
             mapped.flush()
-        write_atomically(self.folder / "state.pt", lambda file: torch.save(state, file))
+        self._files.save("state", state)
 
 
 def read_header(folder: Path) -> dict:
     """The description of the run in a folder."""
-    path = folder / "run.json"
-    if not path.is_file():
+    if not (folder / RUN.header).is_file():
         raise FileNotFoundError(f"folder = {str(folder)!r}: no recorded run is there; sgd.record makes one")
-    return json.loads(path.read_text())
+    return storage.read_header(folder, RUN)
 
 
 def read_state(folder: Path) -> dict | None:
@@ -112,24 +94,10 @@ def read_state(folder: Path) -> dict | None:
 
 def _foresee(folder: Path, need: int) -> None:
     """Raise unless the disk has ``need`` bytes free."""
-    there = next(p for p in [folder, *folder.absolute().parents] if p.exists())
-    free = shutil.disk_usage(there).free
+    free = free_bytes(folder)
     if need > free:
         raise OSError(
             errno.ENOSPC,
             f"folder = {str(folder)!r}: the recording takes {need / 1e9:.3g} GB and the disk has {free / 1e9:.3g} GB "
             "free; raise every, lower n_steps, or choose another disk",
         )
-
-
-def _reserve(path: Path) -> None:
-    """Take the room of a sparse file now, where the system can, so that nobody else takes it during the run."""
-    if hasattr(os, "posix_fallocate"):
-        handle = os.open(path, os.O_RDWR)
-        try:
-            os.posix_fallocate(handle, 0, path.stat().st_size)
-        except OSError as error:
-            if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
-                raise
-        finally:
-            os.close(handle)

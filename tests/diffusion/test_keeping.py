@@ -1,6 +1,7 @@
 """What is kept of a diffusion matrix: stopped anywhere, the same call goes on to the same numbers, bit for bit."""
 
 import os
+import shutil
 import subprocess
 import sys
 import warnings
@@ -12,6 +13,8 @@ import torch
 from problems import generator, network_problem, one_thread, small_problem  # noqa: F401
 
 from sgdvi_lite import DiffusionMatrix, gradients
+from sgdvi_lite._storage import checkpoints
+from sgdvi_lite._storage import folder as storage
 from sgdvi_lite.diffusion import backends, eigenvalues, keeping, lanczos
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -20,8 +23,18 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 @pytest.fixture
 def at_once(monkeypatch):
     """Everything is written as soon as it is done."""
-    monkeypatch.setattr(keeping, "SECONDS", 0)
-    monkeypatch.setattr(keeping, "SHARE", 0)
+    monkeypatch.setattr(checkpoints, "SECONDS", 0)
+    monkeypatch.setattr(checkpoints, "SHARE", 0)
+
+
+def kept_in(folder, **identity):
+    """A folder for states of a computation with such an identity."""
+    return checkpoints.Checkpoints(storage.Folder(folder, keeping.COMPUTATION, identity), torch.device("cpu"))
+
+
+def files_in(folder):
+    """Names of all files but the one that is locked."""
+    return {path.name for path in folder.iterdir()} - {".lock"}
 
 
 class Passes:
@@ -108,7 +121,7 @@ def test_a_search_goes_on_after_a_fresh_start(tmp_path, monkeypatch, at_once):
     for stops in range(100):  # noqa: B007
         left[0] = 1
         try:
-            again = search(keeping.Kept(tmp_path, A.device, {"matrix": "A"}))
+            again = search(kept_in(tmp_path, matrix="A"))
             break
         except KeyboardInterrupt:
             continue
@@ -119,19 +132,19 @@ def test_a_search_goes_on_after_a_fresh_start(tmp_path, monkeypatch, at_once):
 
 def test_nothing_is_written_before_it_is_time(tmp_path):
     DiffusionMatrix.from_model(*network_problem("tiny-fc", 150), "dense", chunk=10, folder=tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["computation.json"]
+    assert files_in(tmp_path) == {"computation.json"}
 
 
 def test_writing_takes_a_small_share_of_the_time(tmp_path, monkeypatch):
     clock, written = [0.0], []
-    monkeypatch.setattr(keeping.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(checkpoints.time, "monotonic", lambda: clock[0])
 
     def slow(path, write):
         clock[0] += 10.0
         written.append(clock[0])
 
-    kept = keeping.Kept(tmp_path, torch.device("cpu"), {})
-    monkeypatch.setattr(keeping, "write_atomically", slow)
+    kept = kept_in(tmp_path)
+    monkeypatch.setattr(storage, "write_atomically", slow)
     for _ in range(2000):
         clock[0] += 1.0
         kept.save("matrix", dict)
@@ -140,20 +153,20 @@ def test_writing_takes_a_small_share_of_the_time(tmp_path, monkeypatch):
 
 def test_a_full_disk_is_told_and_the_work_goes_on(tmp_path, monkeypatch, at_once):
     Usage = namedtuple("Usage", "total used free")
-    monkeypatch.setattr(keeping.shutil, "disk_usage", lambda path: Usage(1, 1, 1000))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(1, 1, 1000))
     with pytest.warns(UserWarning, match=r"dense is not kept \(it takes 0.0119 GB, and the disk has 1e-06 GB free\)"):
         D = DiffusionMatrix.from_model(*network_problem("tiny-fc", 20), "dense", folder=tmp_path)
     assert D.rank() == 19 and not (tmp_path / "dense.pt").exists()
 
 
 def test_a_stopped_write_leaves_the_state_before(tmp_path, monkeypatch, at_once):
-    kept = keeping.Kept(tmp_path, torch.device("cpu"), {})
+    kept = kept_in(tmp_path)
     kept.save("mean", lambda: {"mean": torch.ones(3)})
     monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         kept.save("mean", lambda: {"mean": torch.zeros(3)})
     monkeypatch.undo()
-    assert torch.equal(keeping.Kept(tmp_path, torch.device("cpu"), {}).load("mean")["mean"], torch.ones(3))
+    assert torch.equal(kept_in(tmp_path).load("mean")["mean"], torch.ones(3))
 
 
 def double(loss):
@@ -192,7 +205,7 @@ def test_another_computation_is_refused_and_nothing_is_lost(name, tmp_path, at_o
     other, chunk = CHANGES[name](*problem)
     with pytest.raises(ValueError, match=rf"another computation: {name} = .* there and .* here; choose another"):
         DiffusionMatrix.from_model(*other, "dense", chunk=chunk, folder=tmp_path)
-    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before and len(before) == 2
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before and len(before) == 3
 
 
 def test_a_folder_with_other_files_and_a_group_are_refused(tmp_path):
@@ -201,7 +214,7 @@ def test_a_folder_with_other_files_and_a_group_are_refused(tmp_path):
         DiffusionMatrix.from_model(*network_problem("tiny-fc", 5), folder=tmp_path)
     model, loss, x, y = network_problem("tiny-fc", 5)
     with pytest.raises(ValueError, match="with a group: the work of several ranks is not kept; leave one out"):
-        keeping.of_network(tmp_path / "new", object(), 5, model, loss, x, y)
+        keeping.of_network(tmp_path / "new", model, loss, x, y, chunk=5, group=object())
 
 
 def test_gram_keeps_nothing(tmp_path, at_once):
@@ -209,15 +222,15 @@ def test_gram_keeps_nothing(tmp_path, at_once):
         warnings.simplefilter("error")
         D = DiffusionMatrix.from_model(*network_problem("tiny-fc", 20), folder=tmp_path)
     assert isinstance(D._backend, backends.Gram)
-    assert [path.name for path in tmp_path.iterdir()] == ["computation.json"]
+    assert files_in(tmp_path) == {"computation.json"}
 
 
 def test_rounding_does_not_make_another_computation(tmp_path):
-    keeping.Kept(tmp_path, torch.device("cpu"), {"losses": [1.0, 2.0, 0.0]})
-    keeping.Kept(tmp_path, torch.device("cpu"), {"losses": [1.0 + 1e-6, 2.0, 1e-9]})
+    kept_in(tmp_path, losses=[1.0, 2.0, 0.0])
+    kept_in(tmp_path, losses=[1.0 + 1e-6, 2.0, 1e-9])
     for other in ([1.01, 2.0, 0.0], [1.0, 2.0], [1.0, 2.0, 0.1]):
         with pytest.raises(ValueError, match="another computation: losses = "):
-            keeping.Kept(tmp_path, torch.device("cpu"), {"losses": other})
+            kept_in(tmp_path, losses=other)
 
 
 @pytest.mark.parametrize("damaged", ["mean.pt", "trace.pt"])
@@ -233,8 +246,8 @@ def test_a_damaged_file_is_named(damaged, tmp_path, at_once):
 
 def test_what_a_killed_writing_left_is_removed(tmp_path):
     (tmp_path / ".dense.pt.abc.part").write_bytes(b"half")
-    keeping.Kept(tmp_path, torch.device("cpu"), {})
-    assert [path.name for path in tmp_path.iterdir()] == ["computation.json"]
+    kept_in(tmp_path)
+    assert files_in(tmp_path) == {"computation.json"}
 
 
 def test_a_failed_writing_is_told_once_and_the_work_goes_on(tmp_path, monkeypatch, at_once):
@@ -250,16 +263,16 @@ def test_a_failed_writing_is_told_once_and_the_work_goes_on(tmp_path, monkeypatc
 
 
 def test_a_folder_belongs_to_one_process_which_may_take_it_again(tmp_path):
-    pytest.importorskip("fcntl")
     program = """
-import sys, torch
-from sgdvi_lite.diffusion import keeping
+import sys
+from sgdvi_lite._storage.folder import Folder
+from sgdvi_lite.diffusion.keeping import COMPUTATION
 try:
-    keeping.Kept(sys.argv[1], torch.device("cpu"), {})
+    Folder(sys.argv[1], COMPUTATION, {})
 except BlockingIOError as error:
     print(error)
 """
-    kept = [keeping.Kept(tmp_path, torch.device("cpu"), {}) for _ in range(2)]
+    kept = [kept_in(tmp_path) for _ in range(2)]
     said = [run_python(program, tmp_path)]
     kept.clear()
     said.append(run_python(program, tmp_path))
@@ -284,7 +297,7 @@ def test_with_another_limit_a_search_goes_on_or_begins_anew(tmp_path, at_once):
         return found, products
 
     exact, _ = search(300, keeping.NOTHING)
-    kept = keeping.Kept(tmp_path, A.device, {})
+    kept = kept_in(tmp_path)
     with pytest.raises(lanczos.LimitError):
         search(70, kept)
     found, products = search(300, kept)

@@ -7,7 +7,7 @@ from problems import one_thread  # noqa: F401
 
 from sgdvi_lite import experiments, gradients, reports, results, sgd
 from sgdvi_lite.__main__ import main
-from sgdvi_lite.diffusion import keeping
+from sgdvi_lite._storage import checkpoints
 from sgdvi_lite.experiments.spectrum import run as spectrum_run
 
 QUICK = {"net": "tiny-fc", "pool": 4, "epochs": 5, "examples": 60}
@@ -73,7 +73,11 @@ def test_a_stopped_run_goes_on_and_gives_the_same_numbers(path, tmp_path, monkey
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, quick())
     (partial,) = tmp_path.iterdir()
-    assert partial.suffix == ".partial" and {p.name for p in partial.iterdir()} == {"state.pt"}
+    assert partial.suffix == ".partial" and {p.name for p in partial.iterdir()} == {
+        ".lock",
+        "experiment.json",
+        "state.pt",
+    }
     again = results.load(run(tmp_path, quick())).arrays
     assert len(calls) == 4 and not partial.exists()
     assert all(np.array_equal(array, again[name]) for name, array in results.load(path).arrays.items())
@@ -99,8 +103,8 @@ def test_a_run_stopped_in_an_epoch_or_in_a_matrix_does_nothing_twice(tmp_path, m
     monkeypatch.setattr(gradients.Network, "parts", counted)
     monkeypatch.setattr(sgd.SGD, "epoch", lambda self: (count("epochs"), epoch(self))[1])
     monkeypatch.setitem(gradients.CHUNK_BYTES, "cpu", 100 * 8 * 700)
-    monkeypatch.setattr(keeping, "SECONDS", 0)
-    monkeypatch.setattr(keeping, "SHARE", 0)
+    monkeypatch.setattr(checkpoints, "SECONDS", 0)
+    monkeypatch.setattr(checkpoints, "SHARE", 0)
     whole, once = results.load(run(tmp_path / "whole", chosen)).arrays, dict(made)
     made |= {"chunks": 0, "epochs": 0}
     for stops in range(200):  # noqa: B007

@@ -230,27 +230,20 @@ def test_a_run_stopped_on_its_way_goes_on_and_gives_the_same_numbers(kept, tmp_p
         run(tmp_path, quick())
     (partial,) = tmp_path.iterdir()
     assert partial.suffix == ".partial" and 0 < sgd.open_recording(partial / "run").done < 560
+    state = torch.load(partial / "run" / "state.pt", weights_only=True)
+    began = time.monotonic()
+    torch.save(state | {"spent": state["spent"] + 1000}, partial / "run" / "state.pt")
     monkeypatch.setattr(measures, "measure", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
     stops.left = 10**6
     with pytest.raises(KeyboardInterrupt):  # in the measurements
         run(tmp_path, quick())
     monkeypatch.undo()
     monkeypatch.setattr(Run, "_chunk", lambda *a: pytest.fail("a step was made again"))
-    again = results.load(run(tmp_path, quick())).arrays
-    whole = kept[0].arrays
+    result, whole = results.load(run(tmp_path, quick())), kept[0].arrays
+    again, seconds = result.arrays, result.provenance["wall_seconds"]
     assert set(again) == set(whole) and all(np.array_equal(again[name], whole[name]) for name in whole)
     assert not partial.exists()
-
-
-def test_the_seconds_of_stopped_runs_count_up_to_their_checkpoint(tmp_path):
-    assert trajectory_run._clock(tmp_path) == 0
-    clock = json.loads((tmp_path / "clock.json").read_text())
-    (tmp_path / "clock.json").write_text(json.dumps({"spent": 100.0, "since": clock["since"] - 50}))
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "state.pt").touch()
-    assert trajectory_run._clock(tmp_path) == pytest.approx(150, abs=5)
-    time.sleep(0.01)
-    assert trajectory_run._clock(tmp_path) == pytest.approx(150, abs=5)  # no checkpoint since: nothing is added
+    assert state["spent"] > 0 and 1000 <= seconds - state["spent"] <= 1000 + time.monotonic() - began
 
 
 def test_what_was_kept_is_measured_again_without_a_step(kept, monkeypatch):

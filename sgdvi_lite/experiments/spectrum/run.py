@@ -9,9 +9,8 @@ from __future__ import annotations
 import copy
 import math
 import shutil
-import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from tqdm.auto import tqdm
 
-from sgdvi_lite import _checks, data, linalg, nets, results
+from sgdvi_lite import _checks, data, linalg, nets
+from sgdvi_lite._storage.folder import Folder, Kind, seconds_in
 from sgdvi_lite.diffusion import DiffusionMatrix
 from sgdvi_lite.sgd import SGD
 
@@ -93,24 +93,29 @@ PRESETS = {
     "paper-cifar100": replace(_CIFAR, data="cifar100"),
 }
 """Settings by name: ``lite`` for two CPU cores, the others at the paper's size for a GPU."""
+EXPERIMENT = Kind("experiment.json", "experiment", "computes", headerless=("state.pt", "D-*"))
+"""The partial folder; until it had a header, the digest of the settings in its name told whose it was."""
 
 
 def compute(chosen: Spectrum, dataset: data.Dataset, partial: Path, progress: bool) -> tuple[dict, float]:
     """Run the experiment, or go on with what lies in the folder ``partial``; return its arrays and its seconds."""
     trainer, order = _start(chosen, dataset)
-    state_file = partial / "state.pt"
-    rows, spent = _resume(state_file, trainer)
-    started = time.monotonic() - spent
+    folder = Folder(partial, EXPERIMENT, {"settings": asdict(chosen), "data_sha256": dataset.sha256})
+    state, rows = folder.load("state"), []
+    if state:
+        trainer.load_state_dict(state["trainer"])
+        rows = state["rows"]
 
     def save() -> None:
-        state = {"trainer": trainer.state_dict(), "rows": rows, "spent": time.monotonic() - started}
-        results.write_atomically(state_file, lambda file: torch.save(state, file))
+        folder.save("state", {"trainer": trainer.state_dict(), "rows": rows})
 
     for stop in chosen.stops[len(rows) :]:
+        matrix = partial / f"D-{stop}"
+        folder.stopwatch.before += seconds_in(matrix)
         _train(trainer, stop, save, progress)
-        rows.append(_row(trainer, dataset, order, chosen.arithmetic, partial / f"D-{stop}", progress))
+        rows.append(_row(trainer, dataset, order, chosen.arithmetic, matrix, progress))
         save()
-        shutil.rmtree(partial / f"D-{stop}", ignore_errors=True)
+        shutil.rmtree(matrix, ignore_errors=True)
     arrays = {name: np.stack([row[name].numpy() for row in rows]) for name in rows[0]}
     N, d = len(order), nets.count_parameters(trainer.model)
     arrays |= {
@@ -118,7 +123,7 @@ def compute(chosen: Spectrum, dataset: data.Dataset, partial: Path, progress: bo
         "d": np.array(d),
         "null": linalg.marchenko_pastur(N, d).numpy() * float(arrays["trace"][-1]) / d,
     }
-    return arrays, time.monotonic() - started
+    return arrays, folder.stopwatch.seconds
 
 
 def _start(chosen: Spectrum, dataset: data.Dataset) -> tuple[SGD, Tensor]:
@@ -131,16 +136,6 @@ def _start(chosen: Spectrum, dataset: data.Dataset) -> tuple[SGD, Tensor]:
     options["transform"] = data.augment if chosen.augment else None
     trainer = SGD(model, cross_entropy, x, y, lr=chosen.rate, batch_size=chosen.batch_size, **options)
     return trainer, order
-
-
-def _resume(file: Path, trainer: SGD) -> tuple[list[dict], float]:
-    if not file.exists():
-        return [], 0.0
-    state = torch.load(file, weights_only=True, map_location="cpu")
-    trainer.load_state_dict(state["trainer"])
-    written = file.stat().st_mtime
-    later = max((path.stat().st_mtime for path in file.parent.glob("D-*/*.pt")), default=written)
-    return state["rows"], state["spent"] + max(0.0, later - written)
 
 
 def _train(trainer: SGD, stop: int, save: Callable[[], None], progress: bool) -> None:

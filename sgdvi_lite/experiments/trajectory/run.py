@@ -6,8 +6,6 @@ that was stopped goes on where it was, to the last bit.
 
 from __future__ import annotations
 
-import json
-import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,7 +13,8 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from sgdvi_lite import _checks, data, nets, results, sgd
+from sgdvi_lite import _checks, data, nets, sgd
+from sgdvi_lite._storage.folder import Stopwatch, seconds_in
 from sgdvi_lite.experiments.trajectory import measures
 
 SHORTEST = 500
@@ -94,7 +93,7 @@ def compute(chosen: Trajectory, dataset: data.Dataset, partial: Path, progress: 
     """Run the experiment, or go on with what lies in the folder ``partial``; return its arrays and its seconds."""
     model, generator = start(chosen, dataset)
     x, y = dataset.x_train.to(chosen.device), dataset.y_train.to(chosen.device)
-    spent, started = _clock(partial), time.time()
+    stopwatch = Stopwatch(seconds_in(partial / "run"))
     every = len(x) // chosen.batch_size
     made = sgd.record(
         *(model, cross_entropy, x, y, partial / "run"),
@@ -107,7 +106,7 @@ def compute(chosen: Trajectory, dataset: data.Dataset, partial: Path, progress: 
         progress=progress,
     )
     arrays = measures.measure(chosen, dataset, model, made, progress)
-    return arrays, spent + time.time() - started
+    return arrays, stopwatch.seconds
 
 
 def start(chosen: Trajectory, dataset: data.Dataset) -> tuple[nn.Module, torch.Generator]:
@@ -122,15 +121,3 @@ def start(chosen: Trajectory, dataset: data.Dataset) -> tuple[nn.Module, torch.G
 def _without_batch_norm(model: nn.Sequential) -> nn.Sequential:
     kept = [layer for layer in model if not isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d)]
     return nn.Sequential(*(_without_batch_norm(k) if isinstance(k, nn.Sequential) else k for k in kept))
-
-
-def _clock(partial: Path) -> float:
-    """Seconds that earlier, stopped calls took up to their last checkpoint; and note when this one begins."""
-    file, checkpoint = partial / "clock.json", partial / "run" / "state.pt"
-    spent = 0.0
-    if file.exists() and checkpoint.exists():
-        before = json.loads(file.read_text())
-        spent = before["spent"] + max(0.0, checkpoint.stat().st_mtime - before["since"])
-    note = json.dumps({"spent": spent, "since": time.time()}).encode()
-    results.write_atomically(file, lambda opened: opened.write(note))
-    return spent

@@ -1,0 +1,186 @@
+"""A folder that outlives a process: what is computed in it, by whom at present, and how far that came.
+
+A header in JSON tells what is computed; a lock says who does it; each named state is a file that is replaced whole.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import repeat
+from pathlib import Path
+
+import torch
+from filelock import FileLock, Timeout
+from torch import Tensor
+
+from sgdvi_lite._storage.files import free_bytes, write_atomically
+
+State = dict[str, object]
+FORMAT = 1
+"""Of headers and states; a header without one, as recordings had at first, is of format 1."""
+LOCK = ".lock"
+"""The file that is locked. It stays for ever: of a file that is replaced, two processes can lock one each."""
+SPENT = "spent"
+"""The stopwatch's seconds in a state; one written before there was a stopwatch has none and counts as 0."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a sort of folder has of its own: the header's name, words for messages, and how strict it is."""
+
+    header: str
+    noun: str
+    doing: str
+    """What another process does there."""
+    stranger: str = "something else"
+    """What a folder holds that has files, but no header."""
+    headerless: tuple[str, ...] = ()
+    """Patterns of files that such folders held before they had a header."""
+    again: bool = True
+    """Whether a process may take the folder twice, as a notebook does in which a cell is run again."""
+    tolerance: float = 0.0
+    """Relative difference of floats that makes no other identity; a thousandth of it, absolute."""
+
+
+class Folder:
+    """A folder taken by this process, for a new computation or to go on with one, until it is closed or forgotten.
+
+    Parameters
+    ----------
+    path
+        Made if missing.
+    kind
+        Which sort of folder.
+    identity
+        What decides the numbers; compared with what the header there says.
+    note
+        What else to write into a new header; not compared.
+
+    Raises
+    ------
+    ValueError
+        If the folder holds another computation, one of another format, or other files; nothing in it is changed.
+    BlockingIOError
+        If another process has taken the folder.
+    """
+
+    def __init__(self, path: str | Path, kind: Kind, identity: dict, note: dict | None = None):
+        self.path, self.kind = Path(path), kind
+        identity = json.loads(json.dumps(identity))
+        self._find(identity)  # a folder of something else is refused before so much as a lock is written there
+        self._lock = self._take()
+        self.header = self._find(identity) or self._begin({"format": FORMAT} | identity | (note or {}))
+        for part in self.path.glob(".*.part"):  # of a writing that was killed
+            part.unlink()
+        self.stopwatch = Stopwatch(seconds_in(self.path))
+
+    def _find(self, identity: dict) -> dict | None:
+        """The header if it tells this identity, ``None`` if nothing is there; all else is refused."""
+        path, kind = self.path, self.kind
+        if (path / kind.header).is_file():
+            header = read_header(path, kind)
+            for name, old, new in _differences(header, identity, kind.tolerance):
+                raise ValueError(
+                    f"folder = {str(path)!r} holds another {kind.noun}: {name} = {old!r} there and {new!r} here; "
+                    "choose another folder, or remove this one"
+                )
+            return header
+        known = (LOCK, "*.part", kind.header, *kind.headerless)  # another process may write the header just now
+        files = [path] if path.is_file() else path.glob("*")
+        if not all(any(map(file.match, known)) for file in files):
+            raise ValueError(f"folder = {str(path)!r} holds {kind.stranger}: choose an empty folder")
+        return None
+
+    def _take(self) -> FileLock:
+        self.path.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.path.resolve() / LOCK, thread_local=False, is_singleton=self.kind.again)
+        try:
+            lock.acquire(blocking=False)
+        except Timeout as error:
+            raise BlockingIOError(
+                f"folder = {str(self.path)!r}: another process {self.kind.doing} there; wait for its end"
+            ) from error
+        return lock
+
+    def _begin(self, header: dict) -> dict:
+        text = json.dumps(header, indent=1).encode()
+        write_atomically(self.path / self.kind.header, lambda file: file.write(text))
+        return header
+
+    def load(self, name: str, device: torch.device | str = "cpu") -> State | None:
+        """The state of that name, or ``None``."""
+        file = self.path / f"{name}.pt"
+        return _read(file, map_location=device) if file.exists() else None
+
+    def save(self, name: str, state: State) -> None:
+        """Replace the state of that name, with the stopwatch in it; an OSError says if the disk has no room for it."""
+        needed = sum(t.nbytes for t in state.values() if isinstance(t, Tensor))
+        free = free_bytes(self.path)
+        if needed > free:
+            raise OSError(f"it takes {needed / 1e9:.3g} GB, and the disk has {free / 1e9:.3g} GB free")
+        state = state | {SPENT: self.stopwatch.seconds}
+        write_atomically(self.path / f"{name}.pt", lambda file: torch.save(state, file))
+
+    def close(self) -> None:
+        """Let others have the folder."""
+        self._lock.release()
+
+
+class Stopwatch:
+    """Seconds of a computation in all its processes; of one that was killed, up to the last state that it saved."""
+
+    def __init__(self, before: float = 0.0):
+        self.before, self._began = before, time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """What earlier processes took, and this one so far."""
+        return self.before + time.monotonic() - self._began
+
+
+def seconds_in(path: Path) -> float:
+    """What the stopwatch showed when the last state in a folder was saved; 0 if there is none."""
+    states = (_read(file, map_location="cpu", mmap=True) for file in path.glob("*.pt"))
+    return max((state.get(SPENT, 0.0) for state in states), default=0.0)
+
+
+def read_header(path: Path, kind: Kind) -> dict:
+    """The header in a folder, if it is of the format that is known here."""
+    header = json.loads((path / kind.header).read_text())
+    found = header.get("format", FORMAT)
+    if found != FORMAT:
+        raise ValueError(
+            f"folder = {str(path)!r} holds a {kind.noun} of format {found}, and format {FORMAT} is read here: go on "
+            "with the version of sgdvi_lite that wrote it, or choose another folder"
+        )
+    return header
+
+
+def _read(file: Path, **options) -> State:
+    try:
+        return torch.load(file, weights_only=True, **options)
+    except Exception as error:
+        said = str(error).splitlines()[0]
+        raise ValueError(f"{str(file)!r} is damaged ({said}): remove it, and this part begins anew") from error
+
+
+def _differences(there: dict, here: dict, tolerance: float) -> Iterator[tuple[str, object, object]]:
+    """Name and both values of all in which the header there differs from what is wanted here."""
+    for name, new in here.items():
+        old = there.get(name)
+        if isinstance(old, dict) and isinstance(new, dict):
+            yield from _differences(old, new, tolerance)
+        elif not _same(old, new, tolerance):
+            yield name, old, new
+
+
+def _same(old: object, new: object, tolerance: float) -> bool:
+    if isinstance(old, list) and isinstance(new, list):
+        return len(old) == len(new) and all(map(_same, old, new, repeat(tolerance)))
+    if isinstance(old, float) and isinstance(new, float):
+        return math.isclose(old, new, rel_tol=tolerance, abs_tol=tolerance / 1000)
+    return old == new

@@ -1,0 +1,181 @@
+"""Folders that outlive a process: one owner, one identity, states by name, a stopwatch."""
+
+import json
+import multiprocessing
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import taken
+import torch
+
+from sgdvi_lite._storage import files, folder
+from sgdvi_lite._storage.folder import Folder, Kind, Stopwatch, seconds_in
+
+ROOT = Path(__file__).parents[2]
+ROUNDS = 100
+
+
+@pytest.fixture(scope="module")
+def processes():
+    """Processes that start with everything imported."""
+    context, path = multiprocessing.get_context("forkserver"), os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(Path(__file__).parent), *([path] if path else [])])
+    context.set_forkserver_preload(["taken"])
+    yield context
+    del os.environ["PYTHONPATH"]
+    if path is not None:
+        os.environ["PYTHONPATH"] = path
+
+
+def test_of_two_processes_that_race_for_an_empty_folder_one_gets_it(processes, tmp_path):
+    barrier, told = processes.Barrier(2), processes.Queue()
+    names = ("one", "other")
+    racers = [processes.Process(target=taken.race, args=(barrier, tmp_path, ROUNDS, me, told)) for me in names]
+    for racer in racers:
+        racer.start()
+    winners = [told.get(timeout=taken.BARRIER_SECONDS) for _ in range(ROUNDS)]
+    for racer in racers:
+        racer.join(taken.BARRIER_SECONDS)
+    assert told.empty() and sorted(k for k, _ in winners) == list(range(ROUNDS))
+    for k, me in winners:
+        assert json.loads((tmp_path / str(k) / "header.json").read_text())["made by"] == me
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
+def test_a_folder_is_free_once_its_owner_is_killed(processes, tmp_path):
+    ready = processes.Event()
+    owner = processes.Process(target=taken.hold, args=(ready, tmp_path))
+    owner.start()
+    assert ready.wait(taken.BARRIER_SECONDS)
+    lock = (tmp_path / folder.LOCK).stat().st_ino
+    with pytest.raises(BlockingIOError, match="another process makes things there; wait for its end"):
+        Folder(tmp_path, taken.KIND, {})
+    owner.kill()
+    owner.join()
+    assert owner.exitcode == -signal.SIGKILL
+    mine = Folder(tmp_path, taken.KIND, {})
+    assert mine.load("state")["step"] == 1
+    mine.close()
+    assert (tmp_path / folder.LOCK).stat().st_ino == lock  # else two processes could lock one file each
+
+
+def test_a_process_may_take_a_folder_again_if_its_kind_allows_it(tmp_path):
+    first, second = (Folder(tmp_path / "a", taken.KIND, {}) for _ in range(2))
+    assert first.header == second.header
+    once = Kind("header.json", "thing", "makes things", again=False)
+    held = Folder(tmp_path / "b", once, {})
+    with pytest.raises(BlockingIOError):
+        Folder(tmp_path / "b", once, {})
+    held.close()
+    Folder(tmp_path / "b", once, {}).close()
+
+
+def test_the_lock_is_taken_before_the_header_is_written(tmp_path, monkeypatch):
+    def refused(*_, **__):
+        raise folder.Timeout("")
+
+    monkeypatch.setattr(folder.FileLock, "acquire", refused)
+    with pytest.raises(BlockingIOError):
+        Folder(tmp_path, taken.KIND, {})
+    assert not (tmp_path / "header.json").exists()
+
+
+def test_a_folder_of_something_else_is_left_as_it_is(tmp_path):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "header.json").write_text(json.dumps({"format": 1, "lr": 0.1, "net": {"d": 3}}))
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "thesis.tex").write_text("")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(ValueError, match=r"another thing: lr = 0.1 there and 0.2 here; choose another folder, or rem"):
+        Folder(tmp_path / "other", taken.KIND, {"lr": 0.2})
+    with pytest.raises(ValueError, match="another thing: d = 3 there and 4 here"):
+        Folder(tmp_path / "other", taken.KIND, {"net": {"d": 4}})
+    with pytest.raises(ValueError, match="another thing: seed = None there and 0 here"):
+        Folder(tmp_path / "other", taken.KIND, {"seed": 0})
+    for place in (tmp_path / "thesis", tmp_path / "thesis" / "thesis.tex"):
+        with pytest.raises(ValueError, match="holds something else: choose an empty folder"):
+            Folder(place, taken.KIND, {})
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_another_format_is_refused_with_its_version_and_a_remedy(tmp_path):
+    (tmp_path / "header.json").write_text(json.dumps({"format": 2}))
+    with pytest.raises(ValueError, match=r"thing of format 2, and format 1 is read here: go on with the version of"):
+        Folder(tmp_path, taken.KIND, {})
+    assert [path.name for path in tmp_path.iterdir()] == ["header.json"]
+
+
+def test_a_header_without_a_format_is_of_the_first(tmp_path):
+    (tmp_path / "header.json").write_text(json.dumps({"lr": 0.1}))
+    assert Folder(tmp_path, taken.KIND, {"lr": 0.1}).header == {"lr": 0.1}
+
+
+def test_what_a_kind_held_before_it_had_a_header_is_no_stranger(tmp_path):
+    (tmp_path / "state.pt").write_bytes(b"")
+    kind = Kind("header.json", "thing", "makes things", headerless=("state.pt",))
+    with pytest.raises(ValueError, match="holds something else"):
+        Folder(tmp_path, taken.KIND, {})
+    (tmp_path / "state.pt").unlink()
+    torch.save({"step": 1}, tmp_path / "state.pt")
+    assert Folder(tmp_path, kind, {"lr": 0.1}).load("state") == {"step": 1}
+    with pytest.raises(ValueError, match=r"another thing: lr = 0\.1 there"):
+        Folder(tmp_path, kind, {"lr": 0.2})
+
+
+def test_a_note_is_written_once_and_not_compared(tmp_path):
+    assert Folder(tmp_path, taken.KIND, {"lr": 0.1}, {"threads": 2}).header["threads"] == 2
+    assert Folder(tmp_path, taken.KIND, {"lr": 0.1}, {"threads": 4}).header["threads"] == 2
+
+
+def test_floats_are_compared_exactly_unless_the_kind_is_tolerant(tmp_path):
+    tolerant = Kind("header.json", "thing", "makes things", tolerance=1e-3)
+    Folder(tmp_path, tolerant, {"losses": [1.0, 2.0]})
+    Folder(tmp_path, tolerant, {"losses": [1.0005, 2.0]})
+    for kind, losses in ((taken.KIND, [1.0 + 1e-12, 2.0]), (tolerant, [1.002, 2.0]), (tolerant, [1.0])):
+        with pytest.raises(ValueError, match="another thing: losses"):
+            Folder(tmp_path, kind, {"losses": losses})
+
+
+def test_a_damaged_state_is_named(tmp_path):
+    made = Folder(tmp_path, taken.KIND, {})
+    made.save("state", {"x": torch.ones(3)})
+    whole = (tmp_path / "state.pt").read_bytes()
+    (tmp_path / "state.pt").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match=r"state.pt' is damaged .*: remove it, and this part begins anew"):
+        made.load("state")
+
+
+def test_no_room_on_the_disk_leaves_the_state_before(tmp_path, monkeypatch):
+    made = Folder(tmp_path, taken.KIND, {})
+    made.save("state", {"x": torch.ones(3)})
+    monkeypatch.setattr(folder, "free_bytes", lambda path: 1000)
+    with pytest.raises(OSError, match="it takes 8e-06 GB, and the disk has 1e-06 GB free"):
+        made.save("state", {"x": torch.zeros(1000, dtype=torch.float64)})
+    assert torch.equal(made.load("state")["x"], torch.ones(3))
+
+
+def test_the_room_is_that_of_the_disk_where_a_folder_will_lie(tmp_path):
+    assert files.free_bytes(tmp_path / "not" / "yet") == pytest.approx(files.free_bytes(tmp_path), rel=0.1)
+
+
+def test_the_stopwatch_goes_on_where_the_last_saved_state_left_it(tmp_path, monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr(folder.time, "monotonic", lambda: now[0])
+    made = Folder(tmp_path, taken.KIND, {})
+    now[0] += 7
+    made.save("a", {})
+    now[0] += 3
+    made.save("b", {})
+    now[0] += 20  # lost: the process ends before it saves again
+    made.close()
+    assert seconds_in(tmp_path) == 10 and seconds_in(tmp_path / "nothing") == 0
+    again = Folder(tmp_path, taken.KIND, {})
+    now[0] += 5
+    assert again.stopwatch.seconds == 15
+    again.save("a", {})
+    assert seconds_in(tmp_path) == 15
+    watch = Stopwatch(2.0)
+    now[0] += 1
+    assert watch.seconds == 3
