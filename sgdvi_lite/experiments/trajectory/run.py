@@ -115,13 +115,9 @@ def start(chosen: Trajectory, dataset: data.Dataset) -> tuple[nn.Module, torch.G
     _checks.count("batch_size", chosen.batch_size, high=len(dataset.x_train))
     generator = torch.Generator().manual_seed(chosen.seed)
     shape = tuple(dataset.x_train.shape[1:])
-    model = nets.build(chosen.net, in_shape=shape, classes=dataset.classes, generator=generator)
-    return (model if chosen.batch_norm else _without_batch_norm(model)).to(chosen.device), generator
-
-
-def _without_batch_norm(model: nn.Sequential) -> nn.Sequential:
-    kept = [layer for layer in model if not isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d)]
-    return nn.Sequential(*(_without_batch_norm(k) if isinstance(k, nn.Sequential) else k for k in kept))
+    norm = "batch" if chosen.batch_norm else None
+    model = nets.build(chosen.net, in_shape=shape, classes=dataset.classes, generator=generator, norm=norm)
+    return model.to(chosen.device), generator
 
 
 def _clock(partial: Path) -> float:
