@@ -19,24 +19,20 @@ from sgdvi_lite import _checks
 
 Shape = tuple[int, ...]
 
-CHANNELS_A_GROUP = 4
-"""Channels that a group of group-norm has at least: 32 groups of the 128 channels of small-lenet, 2 of 8."""
-
 NORMS = ("batch", "group", None)
-"""What may normalise the outputs of a layer before its ReLU."""
+"""What may normalise the outputs of a layer."""
+
+CHANNELS_A_GROUP = 4
+"""Channels in a group of group-norm: it divides all widths of the networks here, and 2 would be close to a sign."""
 
 
 def _layer(layer: nn.Conv2d | nn.Linear, norm: str | None, *after: nn.Module) -> nn.Sequential:
     """A layer, what normalises its outputs, and what comes after."""
     channels = len(layer.weight)
-    if norm == "batch":
-        kind = nn.BatchNorm2d if isinstance(layer, nn.Conv2d) else nn.BatchNorm1d
-        return nn.Sequential(layer, kind(channels), *after)
-    if norm == "group":
-        most = max(1, channels // CHANNELS_A_GROUP)
-        groups = next(groups for groups in range(most, 0, -1) if channels % groups == 0)
-        return nn.Sequential(layer, nn.GroupNorm(groups, channels), *after)
-    return nn.Sequential(layer, *after)
+    batch_norm = nn.BatchNorm2d if isinstance(layer, nn.Conv2d) else nn.BatchNorm1d
+    groups = 1 if channels % CHANNELS_A_GROUP else channels // CHANNELS_A_GROUP
+    between = {"batch": [batch_norm(channels)], "group": [nn.GroupNorm(groups, channels)], None: []}
+    return nn.Sequential(layer, *between[norm], *after)
 
 
 def _small_lenet(in_shape: Shape, classes: int, norm: str | None) -> nn.Module:
@@ -100,10 +96,10 @@ def build(
         Source of the initial weights: uniform of variance 1 / (3 fan-in), PyTorch's own default, so that a
         seed fixes the network and the global random state stays untouched.
     norm
-        ``batch`` for batch-norm, as in the paper; ``group`` for group-norm in its place, with as many equal groups as
-        leave each at least :data:`CHANNELS_A_GROUP` channels, else one; ``None`` for neither. The other layers, and
-        the weights drawn for them, are the same in all three. With ``group`` the loss of an example depends on no
-        other example, in training too.
+        ``batch`` for batch-norm, as in the paper; ``group`` for group-norm in its place, with groups of
+        :data:`CHANNELS_A_GROUP` channels, or one group where that does not divide their number; ``None`` for neither.
+        The other layers, and the weights drawn for them, are the same in all three. With ``group`` the loss of an
+        example depends on no other example, in training too.
 
     Raises
     ------

@@ -11,7 +11,19 @@ import sgdvi_lite
 LIBRARY = Path(sgdvi_lite.__file__).parent
 MODULES = sorted(path for path in LIBRARY.rglob("*.py") if path.name != "__init__.py")
 LAYERS = [
-    {"_checks", "_storage", "fokker_planck", "linalg", "series", "symbolic", "ou", "plots", "ledger", "slider"},
+    {
+        "_checks",
+        "_storage",
+        "fokker_planck",
+        "linalg",
+        "series",
+        "symbolic",
+        "ou",
+        "plots",
+        "tables",
+        "ledger",
+        "slider",
+    },
     {"data", "nets", "minibatch", "results", "sde", "thermo"},
     {"gradients"},
     {"diffusion", "sgd"},
