@@ -8,7 +8,7 @@ import sys
 from dataclasses import asdict, fields
 from functools import partial
 from pathlib import Path
-from typing import get_args, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 from sgdvi_lite import experiments, nets, reports, results
 from sgdvi_lite.diffusion import LimitError
@@ -55,7 +55,7 @@ def _add_settings(group: argparse._ArgumentGroup, settings: type[TrainingSetting
             group.add_argument("--" + field.name.replace("_", "-"), **_option(types[field.name], **field.metadata))
 
 
-def _option(kind: type, example: str = "", **option) -> dict:
+def _option(kind: Any, example: str = "", **option) -> dict:
     """Arguments of argparse for a setting of this type, from what its field tells."""
     if kind is bool:
         return option | {"action": argparse.BooleanOptionalAction}
