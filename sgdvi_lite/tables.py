@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -61,16 +61,18 @@ class Table:
         return "  ".join(c.ljust(w) if i < self.left else c.rjust(w) for i, (c, w) in pairs).rstrip()
 
     def _repr_html_(self) -> str:
-        head = "".join(f'<th scope="col">{escape(heading)}</th>' for heading in self.columns)
-        caption = f"<caption>{escape(self.caption)}</caption>" * bool(self.caption)
-        table = f'<table class="table">{caption}<thead><tr>{head}</tr></thead><tbody>{"".join(self._body())}</tbody>'
-        return f'<div class="pst-scrollable-table-container">{table}</table></div>'
+        caption = f"<caption>{_html(self.caption)}</caption>" * bool(self.caption)
+        head = "".join(f'<th scope="col">{_html(heading)}</th>' for heading in self.columns)
+        body = "".join(map(self._html_row, self.rows))
+        return f'<table class="table">{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
 
-    def _body(self) -> Iterator[str]:
-        for row in self.rows:
-            if isinstance(row, str):
-                heading = f'<th scope="rowgroup" colspan="{len(self.columns)}">{escape(row)}</th>'
-                yield f"</tbody><tbody><tr>{heading}</tr>"
-            else:
-                name, *cells = (escape(str(cell)) for cell in row)
-                yield f'<tr><th scope="row">{name}</th>{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>'
+    def _html_row(self, row: Sequence[object] | str) -> str:
+        if isinstance(row, str):
+            return f'</tbody><tbody><tr><th scope="rowgroup" colspan="{len(self.columns)}">{_html(row)}</th></tr>'
+        name, *cells = map(_html, row)
+        return f'<tr><th scope="row">{name}</th>{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>'
+
+
+def _html(cell: object) -> str:
+    """Text of a cell; a number and its error stay on one line."""
+    return escape(str(cell)).replace("+-", "±").replace(" ± ", "&nbsp;±&nbsp;")

@@ -52,6 +52,7 @@ def test_a_page_sees_headers_with_scope_a_caption_and_escaped_text():
     assert [text for _, text in cells.of("td")] == ["1", "2.50", "100", "-"]
     assert cells.of("th")[4][0]["colspan"] == "3" and len(cells.of("tbody")) == 2
     assert "b &lt; c" in SMALL._repr_html_() and "two &amp; a half" in SMALL._repr_html_()
+    assert Table(["a"], [["1 +- 2"]])._repr_html_().count("1&nbsp;±&nbsp;2") == 1
     assert not any("style" in attributes or "bgcolor" in attributes for _, attributes, _ in cells.found)
 
 

@@ -303,7 +303,13 @@ def test_the_paper_s_preset_has_the_paper_s_numbers_and_the_others_depart_from_i
 def test_the_table_says_what_the_arrays_say(kept):
     result, _, _ = kept
     a, lines = result.arrays, str(reports.table(result)).splitlines()
-    text = dict(reversed([re.split(r"  +", line.strip(), maxsplit=1) for line in lines]))  # of two rows, the first
+    rows = [re.split(r"  +", line.strip(), maxsplit=1) for line in lines]
+    headings = [row[0] for row in rows if len(row) == 1]
+    assert [heading.split(":")[0] for heading in headings] == [
+        "is there a current",
+        "departures from a running mean, likewise",
+    ]
+    text = dict(reversed([row for row in rows if len(row) == 2]))  # of two rows, the first
     assert text["tiny-fc on digits"].startswith("520 epochs of ")
     assert text["area / error, in new data"].startswith(f"{a['scores'][1]:.1f}; {a['null_scores'][0, :, 1].mean():.1f}")
     assert f"limit {a['line'][1]:.1f}" in text["strongest line"]

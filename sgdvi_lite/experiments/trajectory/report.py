@@ -31,9 +31,9 @@ def table(result: results.Result) -> Table:
         ("increments below 0.05 cycles", "{:.2%}; AR(1) of each weight {:.2%}".format(*a["low_share"])),
         ("correlations outside white band", "{:.0%}; AR(1) of each weight {:.0%}".format(*a["outside"])),
         ("variance of two components", "{:.0%}, {:.0%}".format(*a["share"][:2])),
-        ("is there a current: run", "null models: reversible fit and separate phases, mean +- deviation"),
+        "is there a current: run; null models: reversible fit and separate phases, mean +- deviation",
         *_turning_rows(a),
-        ("departures from a running mean", "likewise"),
+        "departures from a running mean, likewise",
         *_turning_rows(fast(a)),
     ]
     return Table(_what(result), rows, left=2)
