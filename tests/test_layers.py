@@ -11,20 +11,8 @@ import sgdvi_lite
 LIBRARY = Path(sgdvi_lite.__file__).parent
 MODULES = sorted(path for path in LIBRARY.rglob("*.py") if path.name != "__init__.py")
 LAYERS = [
-    {
-        "_checks",
-        "_storage",
-        "fokker_planck",
-        "linalg",
-        "series",
-        "symbolic",
-        "ou",
-        "plots",
-        "tables",
-        "ledger",
-        "slider",
-    },
-    {"data", "nets", "minibatch", "results", "sde", "thermo"},
+    {"_checks", "_storage", "fokker_planck", "linalg", "series", "symbolic", "ou", "plots", "ledger", "slider"},
+    {"data", "nets", "minibatch", "results", "sde", "tables", "thermo"},
     {"gradients"},
     {"diffusion", "sgd"},
     {"experiments", "reports"},
