@@ -12,7 +12,7 @@ LIBRARY = Path(sgdvi_lite.__file__).parent
 MODULES = sorted(path for path in LIBRARY.rglob("*.py") if path.name != "__init__.py")
 LAYERS = [
     {"_checks", "_storage", "fokker_planck", "linalg", "series", "symbolic", "ou", "plots", "ledger", "slider"},
-    {"data", "nets", "minibatch", "results", "sde", "thermo"},
+    {"data", "nets", "minibatch", "results", "sde", "tables", "thermo"},
     {"gradients"},
     {"diffusion", "sgd"},
     {"experiments", "reports"},
