@@ -11,7 +11,6 @@ import nbformat
 from notebooks_translator import Translator
 from pybtex_docutils import Backend
 from repository import address, file_address
-from sphinx.util.build_phase import BuildPhase
 
 INSTALL = """\
 import importlib.util
@@ -73,11 +72,12 @@ def _bibliography(translator):
 
 def _write_all(app, outcome):
     """Write all chapters of the table of contents before the pages, or at the end of a build that has read nothing."""
-    if app.phase > BuildPhase.CONSISTENCY_CHECK or isinstance(outcome, Exception):
+    if isinstance(outcome, Exception) or getattr(app, "notebooks_are_written", False):
         return
     for source in chapters(Path(app.srcdir)):
         if (docname := f"book/{source.stem}") in app.env.all_docs:
             write(source.with_suffix(".ipynb"), render(docname, app.builder))
+    app.notebooks_are_written = True
 
 
 def setup(app):

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from jupyter_book.config import get_final_config
 from sphinx.application import Sphinx
 from sphinx.util.docutils import docutils_namespace, patch_docutils
 
@@ -48,7 +49,10 @@ Solve.
 With a label.
 ```
 """
-"""A page with one of each kind that has a label, and numbers that differ: (1.1), Theorem 1.2, Exercise 1.3, Fig. 1.4."""
+"""A page with labels and with numbers that differ: (1.1), Theorem 1.2, Exercise 1.3, Fig. 1.4."""
+
+REST = {"references": "# Bibliography\n\n```{bibliography}\n```\n", "ledger": "# Ledger\n\n```{ledger}\n```\n"}
+"""Pages without number; that of the ledger is read at every build."""
 
 _CONFIG = {
     "extensions": [
@@ -56,6 +60,7 @@ _CONFIG = {
         *("ledger_pages", "repository"),
     ],
     "root_doc": "index",
+    "exclude_patterns": ["_build/**", "**/*.ipynb"],
     "html_theme": "sphinx_book_theme",
     "html_title": "A book",
     "html_theme_options": {"repository_url": HOME, "repository_branch": "main", "repository_provider": "github"},
@@ -77,18 +82,20 @@ def write(folder: Path, pages: dict[str, str]) -> None:
     """Write a book of these pages, in order, all of them numbered, with a bibliography and the ledger."""
     (folder / "book").mkdir(parents=True, exist_ok=True)
     for name in ("Makefile", "book/a.svg"):
-        (folder / name).write_text('<svg xmlns="http://www.w3.org/2000/svg"/>')
-    (folder / "book" / "references.bib").write_text(BIBLIOGRAPHY)
-    rest = {"references": "# Bibliography\n\n```{bibliography}\n```\n", "ledger": "# Ledger\n\n```{ledger}\n```\n"}
-    for name, text in (pages | rest).items():
-        path = folder / "book" / f"{name}.md"
-        if not path.is_file() or path.read_text(encoding="utf-8") != text:
-            path.write_text(text, encoding="utf-8")
+        _write(folder / name, '<svg xmlns="http://www.w3.org/2000/svg"/>')
+    _write(folder / "book" / "references.bib", BIBLIOGRAPHY)
+    for name, text in (pages | REST).items():
+        _write(folder / "book" / f"{name}.md", text)
     lists = [
         "\n".join([f"```{{toctree}}\n{option}", *(f"book/{name}" for name in names), "```\n"])
-        for option, names in ((":numbered:\n", pages), ("", rest))
+        for option, names in ((":numbered:\n", pages), ("", REST))
     ]
-    (folder / "index.md").write_text("\n".join(["# A book", "", *lists]), encoding="utf-8")
+    _write(folder / "index.md", "\n".join(["# A book", "", *lists]))
+
+
+def _write(path, text):
+    if not path.is_file() or path.read_text(encoding="utf-8") != text:
+        path.write_text(text, encoding="utf-8")
 
 
 @contextmanager
@@ -98,3 +105,16 @@ def sphinx(folder: Path, *extensions: str, **config) -> Iterator[Sphinx]:
     paths = (folder, None, folder / "_build/html", folder / "_build/.doctrees")
     with patch_docutils(), docutils_namespace():
         yield Sphinx(*paths, "html", confoverrides=settings, status=None, warning=io.StringIO())
+
+
+@contextmanager
+def built_book(root: Path) -> Iterator[Sphinx]:
+    """Sphinx on the real book, as its last build has left it; nothing is read or executed anew."""
+    if not (root / "_build/.doctrees/environment.pickle").is_file():
+        raise FileNotFoundError("there is no environment.pickle of a build; build the book first: make book")
+    options = {"user_yaml": root / "_config.yml", "cli_config": {"latex_individualpages": False}}
+    config, _ = get_final_config(sourcedir=root, **options)
+    with patch_docutils(), docutils_namespace():
+        yield Sphinx(
+            root, None, root / "_build/html", root / "_build/.doctrees", "html", confoverrides=config, status=None
+        )
