@@ -118,3 +118,9 @@ def built_book(root: Path) -> Iterator[Sphinx]:
         yield Sphinx(
             root, None, root / "_build/html", root / "_build/.doctrees", "html", confoverrides=config, status=None
         )
+
+
+def read(app: Sphinx) -> None:
+    """Read and number the pages without writing any."""
+    read = app.builder.read()
+    assert list(app.env.check_dependents(app, set(read))) == []

@@ -94,6 +94,7 @@ def test_identifiers_are_unique_and_the_same_at_every_build(chapter, builder):
 def test_code_is_that_of_the_chapter(chapter):
     source = reads(chapter.read_text(encoding="utf-8"), fmt="md:myst")
     code = [cell.source for cell in notebook(chapter).cells if cell.cell_type == "code"]
+    assert {cell.cell_type for cell in source.cells} == {"code", "markdown"}, "the site shows no raw cell"
     assert code[1:] == [cell.source for cell in source.cells if cell.cell_type == "code"]
 
 
