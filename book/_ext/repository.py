@@ -14,6 +14,11 @@ def address(config) -> str:
     return config.html_theme_options["repository_url"].rstrip("/")
 
 
+def file_address(config, path: str, kind: str = "blob") -> str:
+    """Address of a file of the repository, on the branch that the site is built from."""
+    return f"{address(config)}/{kind}/{config.html_theme_options['repository_branch']}/{path}"
+
+
 class RepoCode(SphinxDirective):
     """A code block in which the repository's address and the library's version are filled in."""
 
@@ -35,9 +40,7 @@ class RepoRole(SphinxRole):
         if not (self.env.srcdir / self.text).exists():
             message = f"repo {self.text!r}: no such file in the repository; check the spelling"
             return [], [self.inliner.reporter.error(message, line=self.lineno)]
-        branch = self.config.html_theme_options["repository_branch"]
-        url = f"{address(self.config)}/blob/{branch}/{self.text}"
-        return [nodes.reference("", "", nodes.literal("", self.text), refuri=url)], []
+        return [nodes.reference("", "", nodes.literal("", self.text), refuri=file_address(self.config, self.text))], []
 
 
 def setup(app):
