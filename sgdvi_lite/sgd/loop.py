@@ -88,6 +88,12 @@ class Engine(Protocol):
     def finish(self) -> None:
         """Leave the network with the weights as they stand, in memory of its own."""
 
+    def views(self, vector: Tensor) -> list[Tensor]:
+        """Parts of a flat vector in the shapes of the network's trainable parameters."""
+        parameters = [p for p in self.model.parameters() if p.requires_grad]
+        parts = vector.split([p.numel() for p in parameters])
+        return [part.view_as(p) for p, part in zip(parameters, parts, strict=True)]
+
     def snapshot(self) -> np.ndarray:
         """The weights ``(d,)`` as they stand; on the CPU not a copy."""
         return self.weights.cpu().numpy()

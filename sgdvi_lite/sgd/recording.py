@@ -157,18 +157,9 @@ def record(
     ((31, 1546), 'fully connected, by hand', True)
     """
     _checks.same_length("x", x, "y", y)
-    settings = Settings(
-        lr=lr,
-        momentum=momentum,
-        nesterov=nesterov,
-        weight_decay=weight_decay,
-        n_steps=n_steps,
-        every=every,
-        batch_size=batch_size,
-        sampling=sampling,
-        engine=engine,
-        N=len(x),
-    )
+    rates = {"lr": lr, "momentum": momentum, "nesterov": nesterov, "weight_decay": weight_decay}
+    order = {"N": len(x), "batch_size": batch_size, "sampling": sampling}
+    settings = Settings(n_steps=n_steps, every=every, engine=engine, **rates, **order)
     dtype = _dtype(model)
     model.train()
     kind = FullyConnected if engine == "auto" and applies(model, loss, x, y, batch_size) else Autograd

@@ -22,8 +22,8 @@ class Autograd(Engine):
         self.weights = nets.flat_parameters(model)
         self.velocity = torch.zeros_like(self.weights)
         self._parameters = [p for p in model.parameters() if p.requires_grad]
-        for p, part in zip(self._parameters, self.weights.split([p.numel() for p in self._parameters]), strict=True):
-            p.data = part.view_as(p)
+        for p, view in zip(self._parameters, self.views(self.weights), strict=True):
+            p.data = view
 
     def prepare(self, index: Tensor, seed: int) -> None:
         """Take the batches to the network's device; the seed is for dropout and the like."""

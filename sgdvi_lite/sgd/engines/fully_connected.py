@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from sgdvi_lite import nets
 from sgdvi_lite.gradients import Loss
-from sgdvi_lite.sgd.engines.layers import Normalised, Rectified, Softmax, Views
+from sgdvi_lite.sgd.engines.layers import Layer, Normalised, Rectified, Softmax, Views
 from sgdvi_lite.sgd.loop import Engine, Settings
 
 
@@ -87,9 +87,8 @@ class FullyConnected(Engine):
         parts, chunk, b = blocks(model), settings.chunk, settings.batch_size
         self.model, self._nesterov = model, settings.nesterov
         self.weights = nets.flat_parameters(model)
-        self.velocity = torch.zeros_like(self.weights)
-        self._w, self._v = self.weights.numpy(), self.velocity.numpy()
-        self._g, self._move = np.zeros_like(self._w), np.zeros_like(self._w)
+        self.velocity, gradient, move = (torch.zeros_like(self.weights) for _ in range(3))
+        self._arrays = [a.numpy() for a in (self.weights, self.velocity, gradient, move)]
         self._x = np.ascontiguousarray(x.reshape(len(x), -1).numpy())
         self._hot = np.eye(parts[-1].linear.out_features, dtype=self._x.dtype)[y.numpy()]
         self._gathered = [np.zeros((chunk * b, a.shape[1]), a.dtype) for a in (self._x, self._hot)]
@@ -97,9 +96,11 @@ class FullyConnected(Engine):
         self._dots = np.zeros((chunk, 3))
         rates = (settings.lr, settings.momentum, settings.weight_decay)
         self._lr, self._momentum, self._decay = (self._x.dtype.type(value) for value in rates)
-        self._layers = _chain(parts, zip(_views(self._w, model), _views(self._g, model), strict=True), chunk, b)
-        self._down = self._layers[::-1]
+        views = ((w.numpy(), g.numpy()) for w, g in zip(*map(self.views, (self.weights, gradient)), strict=True))
+        self._layers = _chain(parts, views, chunk, b)
         self._top = self._layers[-1]
+        self._forward = [layer.forward for layer in self._layers]
+        self._backward = [layer.backward for layer in reversed(self._layers)]
 
     def prepare(self, index: Tensor, seed: int) -> None:
         """Gather the inputs and targets of the batches; nothing here is random but these."""
@@ -111,15 +112,15 @@ class FullyConnected(Engine):
     def step(self, k: int) -> None:
         """Make step ``k`` of the chunk."""
         a = self._inputs[k]
-        for layer in self._layers:
-            a = layer.forward(a, k)
-        for layer in self._down:
-            layer.backward(k)
+        for forward in self._forward:
+            a = forward(a, k)
+        for backward in self._backward:
+            backward(k)
         self._update(self._dots[k])
 
     def _update(self, dots: np.ndarray) -> None:
         """As :class:`torch.optim.SGD`; notes w.g, v.v and, with the velocity before the step, v.g."""
-        w, v, g, move = self._w, self._v, self._g, self._move
+        w, v, g, move = self._arrays
         if self._decay:
             g += multiply(w, self._decay, out=move)
         dots[0], dots[2] = w.dot(g), v.dot(g)
@@ -134,27 +135,22 @@ class FullyConnected(Engine):
     def log(self, n: int) -> np.ndarray:
         """Loss, w.g, v.v and v.g of the steps of the chunk; moves the running averages on."""
         for layer in self._layers:
-            if isinstance(layer, Normalised):
-                layer.average(n)
+            layer.end(n)
         return np.column_stack([self._top.losses(n), self._dots[:n]])
+
+    def snapshot(self) -> np.ndarray:
+        """The weights as they stand, for nothing."""
+        return self._arrays[0]
 
     def finish(self) -> None:
         """Write the weights into the network."""
         nets.set_flat_parameters(self.model, self.weights)
 
 
-def _chain(parts: list[Block], views: Views, chunk: int, b: int) -> list[Rectified]:
+def _chain(parts: list[Block], views: Views, chunk: int, b: int) -> list[Layer]:
     """The layers from the input up; each writes its slope into the array that the one below reads."""
     layers = [None]
     for _, norm in parts[:-1]:
         below = layers[-1]
         layers.append(Normalised(views, below, chunk, b, norm) if norm else Rectified(views, below, chunk, b))
     return [*layers[1:], Softmax(views, layers[-1], chunk, b)]
-
-
-def _views(array: np.ndarray, model: nn.Module) -> Iterator[np.ndarray]:
-    """Parts of a flat array in the shapes of the network's parameters."""
-    position = 0
-    for p in model.parameters():
-        yield array[position : position + p.numel()].reshape(p.shape)
-        position += p.numel()

@@ -17,13 +17,10 @@ Views = Iterator[tuple[np.ndarray, np.ndarray]]
 """Each parameter of a network and its gradient, in their order; a layer takes those that are its own."""
 
 
-class Rectified:
-    """``max(W x + bias, 0)`` for ``b`` examples, and what all layers have: the linear part and its arrays.
+class Layer:
+    """What all layers have: a linear part, and arrays. A mean over the ``b`` examples is a product with ``share``."""
 
-    A mean over the batch is a product with ``share``.
-    """
-
-    def __init__(self, views: Views, below: Rectified | None, chunk: int, b: int):
+    def __init__(self, views: Views, below: Layer | None, chunk: int, b: int):
         self.W, self.dW = next(views)
         self.bias, self.dbias = next(views)
         self.below = below
@@ -33,14 +30,8 @@ class Rectified:
         self.share = np.full(b, 1 / b, self.W.dtype)
         self.inverse = self.share[0]
 
-    def forward(self, x: np.ndarray, k: int) -> np.ndarray:
-        """Output of the layer."""
-        return maximum(self._affine(x, self.out), self.zeros, out=self.out)
-
-    def backward(self, k: int) -> None:
-        """Through the ReLU, the bias and the linear part."""
-        self.slope *= sign(self.out, out=self.work)
-        self._through_affine()
+    def end(self, n: int) -> None:
+        """What is done once for the ``n`` steps of a chunk, after the last: nothing here."""
 
     def _affine(self, x: np.ndarray, out: np.ndarray) -> np.ndarray:
         """``W x + bias``; the input is kept for the way back."""
@@ -58,14 +49,27 @@ class Rectified:
             matmul(self.W_transposed, self.slope, out=self.below.slope)
 
 
-class Normalised(Rectified):
+class Rectified(Layer):
+    """``max(W x + bias, 0)``."""
+
+    def forward(self, x: np.ndarray, k: int) -> np.ndarray:
+        """Output of the layer."""
+        return maximum(self._affine(x, self.out), self.zeros, out=self.out)
+
+    def backward(self, k: int) -> None:
+        """Through the ReLU, the bias and the linear part."""
+        self.slope *= sign(self.out, out=self.work)
+        self._through_affine()
+
+
+class Normalised(Layer):
     """Linear, batch-norm and ReLU.
 
     With Z the centred input of the batch-norm, r = (var + eps)^(-1/2) and s = r gamma, the output is
     max(s Z + beta, 0); backwards, dZ = s (dY - mean(dY) - c Z) with c = r^2 mean(dY Z).
     """
 
-    def __init__(self, views: Views, below: Rectified | None, chunk: int, b: int, norm: nn.BatchNorm1d):
+    def __init__(self, views: Views, below: Layer | None, chunk: int, b: int, norm: nn.BatchNorm1d):
         super().__init__(views, below, chunk, b)
         self.gamma, self.dgamma = next(views)
         self.beta, self.dbeta = next(views)
@@ -73,38 +77,39 @@ class Normalised(Rectified):
         self.eps = self.W.dtype.type(norm.eps)
         self.means, self.variances = np.zeros((2, chunk, len(self.W)), self.W.dtype)
         self.Z = np.zeros_like(self.out)
-        self.mean, self.var, self.r, self.s, self.c = (np.zeros_like(self.bias) for _ in range(5))
+        self.mean, self.r, self.s, self.c = (np.zeros_like(self.bias) for _ in range(4))
         columns = (a[:, None] for a in (self.mean, self.s, self.c, self.beta, self.dbeta))
         self.mean_column, self.s_column, self.c_column, self.beta_column, self.dbeta_column = columns
 
     def forward(self, x: np.ndarray, k: int) -> np.ndarray:
         """Output of the layer; notes mean and variance of the batch."""
+        Z, out, r = self.Z, self.out, self.r
         self.x = x
-        matmul(matmul(self.W, x, out=self.Z), self.share, out=self.mean)
-        self.Z -= self.mean_column
-        multiply(self.Z, self.Z, out=self.work)
-        self.variances[k] = matmul(self.work, self.share, out=self.var)
+        matmul(matmul(self.W, x, out=Z), self.share, out=self.mean)
+        Z -= self.mean_column
         add(self.mean, self.bias, out=self.means[k])
-        reciprocal(sqrt(add(self.var, self.eps, out=self.r), out=self.r), out=self.r)
-        multiply(self.r, self.gamma, out=self.s)
-        multiply(self.Z, self.s_column, out=self.out)
-        self.out += self.beta_column
-        return maximum(self.out, self.zeros, out=self.out)
+        var = matmul(multiply(Z, Z, out=self.work), self.share, out=self.variances[k])
+        reciprocal(sqrt(add(var, self.eps, out=r), out=r), out=r)
+        multiply(r, self.gamma, out=self.s)
+        multiply(Z, self.s_column, out=out)
+        out += self.beta_column
+        return maximum(out, self.zeros, out=out)
 
     def backward(self, k: int) -> None:
         """Through the ReLU, the batch-norm and the linear part."""
-        self.slope *= sign(self.out, out=self.work)
-        matmul(self.slope, self.share, out=self.dbeta)
+        slope, work, dgamma = self.slope, self.work, self.dgamma
+        slope *= sign(self.out, out=work)
+        matmul(slope, self.share, out=self.dbeta)
         self.dbias.fill(0)  # exactly, and again each step: weight decay is added to it in place
-        matmul(multiply(self.slope, self.Z, out=self.work), self.share, out=self.dgamma)
-        self.dgamma *= self.r
-        multiply(self.dgamma, self.r, out=self.c)
-        self.slope -= multiply(self.Z, self.c_column, out=self.work)
-        self.slope -= self.dbeta_column
-        self.slope *= self.s_column
+        matmul(multiply(slope, self.Z, out=work), self.share, out=dgamma)
+        dgamma *= self.r
+        multiply(dgamma, self.r, out=self.c)
+        slope -= multiply(self.Z, self.c_column, out=work)
+        slope -= self.dbeta_column
+        slope *= self.s_column
         self._through_linear()
 
-    def average(self, n: int) -> None:
+    def end(self, n: int) -> None:
         """Move the running mean and variance on by the ``n`` batches of a chunk, all at once."""
         norm, b, keep = self.norm, len(self.share), 1 - self.norm.momentum
         fade = (norm.momentum * keep ** np.arange(n - 1, -1, -1.0)).astype(self.W.dtype)
@@ -116,10 +121,10 @@ class Normalised(Rectified):
         norm.num_batches_tracked += n
 
 
-class Softmax(Rectified):
+class Softmax(Layer):
     """Linear, softmax and cross entropy with the ``targets`` of step ``k``, which are ones and zeros."""
 
-    def __init__(self, views: Views, below: Rectified | None, chunk: int, b: int):
+    def __init__(self, views: Views, below: Layer | None, chunk: int, b: int):
         super().__init__(views, below, chunk, b)
         self.logits, self.targets = (np.zeros((chunk, *self.out.shape), self.W.dtype) for _ in range(2))
         self.top, self.total = np.zeros((2, chunk, 1, b), self.W.dtype)
