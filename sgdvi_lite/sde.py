@@ -76,7 +76,7 @@ def euler_maruyama(
     """
     _check(x0, dt, n_steps, generator, every)
     step = _stepper(drift, noise, x0, dt, generator)
-    fault = "a position is NaN or infinite by step {}" + f": lower dt = {dt}"
+    fault = f"a position is NaN or infinite by step {{}}: lower dt = {dt}"
     return ensemble(step, x0, n_steps, every, title="Euler-Maruyama", fault=fault, progress=progress)
 
 

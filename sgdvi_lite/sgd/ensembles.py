@@ -89,16 +89,13 @@ def replicas(
 
     def step(x: Tensor) -> None:
         g = gradient(x, next(indices).to(x.device))
-        x.sub_(g if v is None else _direction(g, v, momentum, nesterov), alpha=lr)
+        if momentum:
+            v.mul_(momentum).add_(g)
+            g = g.add(v, alpha=momentum) if nesterov else v
+        x.sub_(g, alpha=lr)
 
-    fault = "a weight is NaN or infinite by step {}" + f": lower lr = {lr}"
+    fault = f"a weight is NaN or infinite by step {{}}: lower lr = {lr}"
     return ensemble(step, x0, n_steps, every, title="SGD", fault=fault, progress=progress)
-
-
-def _direction(g: Tensor, v: Tensor, momentum: float, nesterov: bool) -> Tensor:
-    """Where the weights go, per unit of the learning rate; the velocity is updated in place."""
-    v.mul_(momentum).add_(g)
-    return g.add(v, alpha=momentum) if nesterov else v
 
 
 def _check_gradient(gradient: BatchGradient, x0: Tensor, b: int) -> None:

@@ -4,8 +4,6 @@ Between two checkpoints a run is a function of the state in the first, and chunk
 data order. So what a killed run does again is what it did before, to the last bit.
 """
 
-from __future__ import annotations
-
 import time
 from abc import abstractmethod
 from collections.abc import Iterator
@@ -24,7 +22,7 @@ from sgdvi_lite.sgd import sampling
 from sgdvi_lite.sgd.store import Store
 
 ENGINES = ("auto", "autograd")
-"""What can be asked for."""
+"""What can be asked for: by hand where that applies, or autograd always."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,10 +45,7 @@ class Settings:
 
     def __post_init__(self):
         _checks.positive("lr", self.lr)
-        _checks.count("n_steps", self.n_steps)
-        _checks.count("every", self.every, high=self.n_steps)
-        if self.n_steps % self.every:
-            raise ValueError(f"every = {self.every}: expected a divisor of n_steps = {self.n_steps}")
+        _checks.period(self.n_steps, self.every)
         _checks.one_of("engine", self.engine, ENGINES)
         sampling.check(self.N, self.batch_size, self.sampling)
         _checks.momentum(self.momentum, self.nesterov)

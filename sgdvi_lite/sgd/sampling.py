@@ -1,7 +1,5 @@
 """How the indices of mini-batches are drawn: on the CPU, so that every device sees the same data in the same order."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import torch

@@ -431,3 +431,16 @@ def test_the_header_tells_settings_and_versions(tmp_path):
     recorded.start(tmp_path, n_steps=4)
     header = json.loads((tmp_path / "run.json").read_text())
     assert header["run"]["lr"] == 0.05 and header["run"]["N"] == 100 and header["made"]["versions"]["torch"]
+
+
+def test_blocks_are_found_in_nested_networks_and_where_a_layer_is_used_twice():
+    relu, norm = nn.ReLU(), nn.BatchNorm1d(3)
+    model = nn.Sequential(
+        nn.Flatten(), nn.Sequential(nn.Linear(2, 3), norm, relu), nn.Sequential(nn.Linear(3, 3), relu)
+    )
+    found = blocks(model.append(nn.Linear(3, 2)))
+    assert [block.norm for block in found] == [norm, None, None] and found[-1].linear is model[-1]
+    assert blocks(nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3, affine=False), nn.ReLU(), nn.Linear(3, 2))) is None
+    assert blocks(nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.BatchNorm1d(3), nn.Linear(3, 2))) is None
+    assert blocks(type("Other", (nn.Sequential,), {})(nn.Linear(2, 2))) is None
+    assert blocks(nn.Flatten()) is None

@@ -1,7 +1,5 @@
 """SGD on any network by autograd, in chunks of steps: the engine for what is not fully connected."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from torch import Tensor, nn

@@ -6,9 +6,7 @@ weights, gradient and velocity are flat vectors of which the layers hold views. 
 rounding; a bias below a batch-norm, whose gradient is zero, gets exactly zero.
 """
 
-from __future__ import annotations
-
-from collections.abc import Iterator
+import re
 from typing import NamedTuple
 
 import numpy as np
@@ -31,32 +29,20 @@ class Block(NamedTuple):
 
 def blocks(model: nn.Module) -> list[Block] | None:
     """Split a network into blocks, or return None where it is not [Flatten], (Linear, [BatchNorm1d], ReLU)*, Linear."""
-    leaves = list(_leaves(model))
-    rest = leaves[1:] if leaves and type(leaves[0]) is nn.Flatten else leaves
-    split = []
-    while len(rest) > 2:
-        norm = rest[1] if type(rest[1]) is nn.BatchNorm1d else None
-        head, rest = rest[: 2 + (norm is not None)], rest[2 + (norm is not None) :]
-        if not (_is_linear(head[0]) and type(head[-1]) is nn.ReLU and (norm is None or _is_plain(norm))):
-            return None
-        split.append(Block(head[0], norm))
-    return [*split, Block(rest[0], None)] if len(rest) == 1 and _is_linear(rest[0]) else None
+    leaves = [layer for _, layer in model.named_modules(remove_duplicate=False) if type(layer) is not nn.Sequential]
+    if not re.fullmatch("F?(LB?R)*L", "".join(map(_letter, leaves))):
+        return None
+    pairs = zip(leaves, [*leaves[1:], None], strict=True)
+    return [Block(a, b if type(b) is nn.BatchNorm1d else None) for a, b in pairs if type(a) is nn.Linear]
 
 
-def _leaves(module: nn.Module) -> Iterator[nn.Module]:
-    if type(module) is nn.Sequential:
-        for child in module:
-            yield from _leaves(child)
-    else:
-        yield module
-
-
-def _is_linear(layer: nn.Module) -> bool:
-    return type(layer) is nn.Linear and layer.bias is not None
-
-
-def _is_plain(norm: nn.BatchNorm1d) -> bool:
-    return norm.affine and norm.track_running_stats and norm.momentum is not None
+def _letter(layer: nn.Module) -> str:
+    """For a layer that can be done by hand its initial, else a question mark."""
+    if type(layer) is nn.Linear:
+        return "L" if layer.bias is not None else "?"
+    if type(layer) is nn.BatchNorm1d:
+        return "B" if layer.affine and layer.track_running_stats and layer.momentum is not None else "?"
+    return {nn.Flatten: "F", nn.ReLU: "R"}.get(type(layer), "?")
 
 
 def applies(model: nn.Module, loss: Loss, x: Tensor, y: Tensor, batch_size: int) -> bool:
