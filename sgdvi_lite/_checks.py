@@ -79,8 +79,12 @@ def ensemble(x0: Tensor, n_steps: int, every: int | None) -> None:
     if x0.ndim != 2 or min(x0.shape) < 1 or not x0.is_floating_point():
         raise ValueError(f"x0 has shape {tuple(x0.shape)} and {x0.dtype}: expected floats of shape (n, d)")
     finite("x0", x0)
+    period(n_steps, n_steps if every is None else every)
+
+
+def period(n_steps: int, every: int) -> None:
+    """Raise unless ``every`` divides the number of steps."""
     count("n_steps", n_steps)
-    if every is not None:
-        count("every", every, high=n_steps)
-        if n_steps % every:
-            raise ValueError(f"every = {every}: expected a divisor of n_steps = {n_steps}")
+    count("every", every, high=n_steps)
+    if n_steps % every:
+        raise ValueError(f"every = {every}: expected a divisor of n_steps = {n_steps}")

@@ -1,7 +1,5 @@
 """How strong the noise of a mini-batch is: the factor that multiplies ``D``, and the temperature."""
 
-from __future__ import annotations
-
 from sgdvi_lite import _checks
 
 

@@ -14,7 +14,10 @@ from tqdm.auto import tqdm
 
 from sgdvi_lite import _checks
 
+__all__ = ["euler_maruyama"]
+
 Field = Callable[[Tensor], Tensor]
+Step = Callable[[Tensor], None]
 
 
 def euler_maruyama(
@@ -73,23 +76,35 @@ def euler_maruyama(
     """
     _check(x0, dt, n_steps, generator, every)
     step = _stepper(drift, noise, x0, dt, generator)
+    fault = f"a position is NaN or infinite by step {{}}: lower dt = {dt}"
+    return ensemble(step, x0, n_steps, every, title="Euler-Maruyama", fault=fault, progress=progress)
+
+
+def ensemble(
+    step: Step, x0: Tensor, n_steps: int, every: int | None, *, title: str, fault: str, progress: bool
+) -> Tensor:
+    """Move copies of ``x0`` ``(n, d)`` by a ``step`` in place; return the last ones, or with ``every`` a record.
+
+    It stops with the text ``fault``, which takes the number of the step, where one is NaN or infinite. Euler-Maruyama
+    and the replicas of :func:`sgdvi_lite.sgd.replicas` go through it.
+    """
     x, period = x0.clone(), every or n_steps
     record = x0.new_empty(1 + n_steps // period, *x0.shape) if every else None
     if every:
         record[0] = x0
-    with tqdm(total=n_steps, desc="Euler-Maruyama", unit="step", disable=not progress, leave=False) as bar:
-        for k in range(n_steps // period):
+    with tqdm(total=n_steps, desc=title, unit="step", disable=not progress, leave=False) as bar:
+        for row in range(1, n_steps // period + 1):
             for _ in range(period):
                 step(x)
             if not bool(torch.isfinite(x).all()):
-                raise FloatingPointError(f"a position is NaN or infinite by step {(k + 1) * period}: lower dt = {dt}")
+                raise FloatingPointError(fault.format(row * period))
             if every:
-                record[k + 1] = x
+                record[row] = x
             bar.update(period)
     return x if record is None else record
 
 
-def _stepper(drift: Field, noise, x0: Tensor, dt: float, generator: torch.Generator) -> Callable[[Tensor], None]:
+def _stepper(drift: Field, noise, x0: Tensor, dt: float, generator: torch.Generator) -> Step:
     """One step in place, with the buffer of normal numbers made once."""
     z, root = torch.empty_like(x0), dt**0.5
 

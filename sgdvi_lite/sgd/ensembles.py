@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from sgdvi_lite import _checks
-from sgdvi_lite.sgd.sampling import batches, replica_batches
+from sgdvi_lite.sde import ensemble
+from sgdvi_lite.sgd.sampling import check, replica_batches
 
 BatchGradient = Callable[[Tensor, Tensor], Tensor]
 
@@ -79,38 +79,26 @@ def replicas(
     >>> abs(x.var().item() - 0.1 / (2 - 0.1)) < 0.002  # exact for this step length
     True
     """
-    _check_replicas(gradient, x0, N, lr, batch_size, n_steps, sampling, every)
-    _checks.momentum(momentum, nesterov)
-    drawn = replica_batches(len(x0), N, batch_size, sampling, generator)
-    x, period, v = x0.clone(), every or n_steps, torch.zeros_like(x0) if momentum else None
-    record = x0.new_empty(1 + n_steps // period, *x0.shape) if every else None
-    if every:
-        record[0] = x0
-    with tqdm(total=n_steps, desc="SGD", unit="step", disable=not progress, leave=False) as bar:
-        for k in range(n_steps // period):
-            for _ in range(period):
-                g = gradient(x, next(drawn).to(x.device))
-                x.sub_(g if v is None else _direction(g, v, momentum, nesterov), alpha=lr)
-            if not bool(torch.isfinite(x).all()):
-                raise FloatingPointError(f"a weight is NaN or infinite by step {(k + 1) * period}: lower lr = {lr}")
-            if every:
-                record[k + 1] = x
-            bar.update(period)
-    return x if record is None else record
-
-
-def _direction(g: Tensor, v: Tensor, momentum: float, nesterov: bool) -> Tensor:
-    """Where the weights go, per unit of the learning rate; the velocity is updated in place."""
-    v.mul_(momentum).add_(g)
-    return g.add(v, alpha=momentum) if nesterov else v
-
-
-def _check_replicas(
-    gradient: BatchGradient, x0: Tensor, N: int, lr: float, b: int, n_steps: int, sampling, every
-) -> None:
     _checks.ensemble(x0, n_steps, every)
     _checks.positive("lr", lr)
-    batches(N, b, sampling, torch.Generator())
+    check(N, batch_size, sampling)
+    _check_gradient(gradient, x0, batch_size)
+    _checks.momentum(momentum, nesterov)
+    indices = replica_batches(len(x0), N, batch_size, sampling, generator)
+    v = torch.zeros_like(x0) if momentum else None
+
+    def step(x: Tensor) -> None:
+        g = gradient(x, next(indices).to(x.device))
+        if momentum:
+            v.mul_(momentum).add_(g)
+            g = g.add(v, alpha=momentum) if nesterov else v
+        x.sub_(g, alpha=lr)
+
+    fault = f"a weight is NaN or infinite by step {{}}: lower lr = {lr}"
+    return ensemble(step, x0, n_steps, every, title="SGD", fault=fault, progress=progress)
+
+
+def _check_gradient(gradient: BatchGradient, x0: Tensor, b: int) -> None:
     shape = tuple(gradient(x0, torch.zeros(len(x0), b, dtype=torch.long, device=x0.device)).shape)
     if shape != tuple(x0.shape):
         raise ValueError(f"gradient gave shape {shape}: expected {tuple(x0.shape)}, one row for each replica")

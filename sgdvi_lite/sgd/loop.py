@@ -1,32 +1,117 @@
-"""The loop of a recorded run: chunks of steps, snapshots, checkpoints, and the stop where training diverges.
+"""The loop of a recorded run: its settings, what it asks of an engine, chunks of steps, snapshots, checkpoints.
 
 Between two checkpoints a run is a function of the state in the first, and chunks of steps begin at fixed places of the
 data order. So what a killed run does again is what it did before, to the last bit.
 """
 
-from __future__ import annotations
-
 import time
+from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from sgdvi_lite.sgd.engines.fully_connected import CHUNK
-from sgdvi_lite.sgd.sampling import epoch
+from sgdvi_lite import _checks
+from sgdvi_lite.sgd import sampling
 from sgdvi_lite.sgd.store import Store
+
+ENGINES = ("auto", "autograd")
+"""What can be asked for: by hand where that applies, or autograd always."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The settings of a run, as :func:`sgdvi_lite.sgd.record` takes them, and the number of examples; checked here."""
+
+    lr: float
+    momentum: float
+    nesterov: bool
+    weight_decay: float
+    n_steps: int
+    every: int
+    batch_size: int
+    sampling: str
+    engine: str
+    N: int
+
+    chunk: ClassVar[int] = 32
+    """Steps whose batches are gathered at once; their inputs fit in a core's cache."""
+
+    def __post_init__(self):
+        _checks.positive("lr", self.lr)
+        _checks.period(self.n_steps, self.every)
+        _checks.one_of("engine", self.engine, ENGINES)
+        sampling.check(self.N, self.batch_size, self.sampling)
+        _checks.momentum(self.momentum, self.nesterov)
+        _checks.not_negative("weight_decay", self.weight_decay)
+
+
+@runtime_checkable
+class Engine(Protocol):
+    """What makes the steps of a run: made of ``(model, loss, x, y, settings)``, it has the network until ``finish``.
+
+    An engine supplies the methods without a body; its weights and velocity are flat, on the network's device.
+    """
+
+    name: ClassVar[str]
+    """What ``Recording.engine`` and the header of the run say."""
+    blas_threads: ClassVar[int | None]
+    """Threads of NumPy's products during the run; None leaves them."""
+    model: nn.Module
+    weights: Tensor
+    velocity: Tensor
+
+    @abstractmethod
+    def prepare(self, index: Tensor, seed: int) -> None:
+        """Take the batches ``(n, b)`` of the next ``n <= Settings.chunk`` steps; the seed is for dropout."""
+
+    @abstractmethod
+    def step(self, k: int) -> None:
+        """Make step ``k`` of the chunk."""
+
+    @abstractmethod
+    def log(self, n: int) -> np.ndarray:
+        """Loss, w.g, v.v and v.g of the ``n`` steps of the chunk ``(n, 4)``; asked for once, after the last of them."""
+
+    @abstractmethod
+    def finish(self) -> None:
+        """Leave the network with the weights as they stand, in memory of its own."""
+
+    def views(self, vector: Tensor) -> list[Tensor]:
+        """Parts of a flat vector in the shapes of the network's trainable parameters."""
+        parameters = [p for p in self.model.parameters() if p.requires_grad]
+        parts = vector.split([p.numel() for p in parameters])
+        return [part.view_as(p) for p, part in zip(parameters, parts, strict=True)]
+
+    def snapshot(self) -> np.ndarray:
+        """The weights ``(d,)`` as they stand; on the CPU not a copy."""
+        return self.weights.cpu().numpy()
+
+    def state(self) -> dict:
+        """Copies of weights, velocity and buffers."""
+        buffers = {name: value.detach().clone() for name, value in self.model.named_buffers()}
+        return {"weights": self.weights.clone(), "velocity": self.velocity.clone(), "buffers": buffers}
+
+    def load(self, state: dict) -> None:
+        """Continue from such a state."""
+        self.weights.copy_(state["weights"])
+        self.velocity.copy_(state["velocity"])
+        for name, buffer in self.model.named_buffers():
+            buffer.copy_(state["buffers"][name])
 
 
 class Run:
     """A run under way: the engine, the files, the place in the data order."""
 
-    def __init__(self, engine, store: Store, generator: torch.Generator, checkpoint_seconds: float):
-        self.engine, self.store, self.run, self.generator = engine, store, store.run, generator
-        self.seconds, self.saved_at = checkpoint_seconds, time.monotonic()
+    def __init__(self, engine: Engine, store: Store, settings: Settings, generator: torch.Generator, seconds: float):
+        self.engine, self.store, self.settings, self.generator = engine, store, settings, generator
+        self.seconds, self.saved_at = seconds, time.monotonic()
         self.step = self.position = 0
         self.drawn_from = generator.get_state()
         if store.state:
@@ -37,77 +122,71 @@ class Run:
     def _resume(self, state: dict) -> None:
         self.step, self.position, self.drawn_from = state["step"], state["position"], state["drawn_from"]
         self.engine.load(state["engine"])
-        finished = self.step == self.run["n_steps"] or state["diverged"]
-        self.generator.set_state(state["generator"] if finished else self.drawn_from)
-        row = self.step // self.run["every"]
+        ended = self.step == self.settings.n_steps or state["diverged"]
+        self.generator.set_state(state["generator"] if ended else self.drawn_from)
+        row = self.step // self.settings.every
         self.store.log[row + 1 :] = 0
         self.store.log[row + 1 : row + 2] = state["row"].numpy()
         if state["diverged"]:
-            raise FloatingPointError(self._epitaph(state["diverged"], state["recorded"]))
+            raise self._divergence(state["diverged"], state["recorded"])
 
     def go(self, progress: bool) -> None:
         """Make the steps that are left, and a last checkpoint."""
-        title, n = f"SGD ({self.engine.name})", self.run["n_steps"]
+        title, n = f"SGD ({self.engine.name})", self.settings.n_steps
         with tqdm(desc=title, total=n, initial=self.step, unit="step", disable=not progress) as bar:
             while self.step < n:
                 self._round(bar)
-        self.save()
+        self.save(self.step // self.settings.every)
 
     def _round(self, bar: tqdm) -> None:
         """As many epochs as fill a chunk, or one; each draws a seed and its batches, as in :class:`SGD`."""
-        N, b, n = self.run["N"], self.run["batch_size"], self.run["n_steps"]
+        settings, chunk = self.settings, self.settings.chunk
         self.drawn_from = self.generator.get_state()
-        drawn = [self._epoch(N, b) for _ in range(max(1, CHUNK // (N // b)))]
-        seed, index = drawn[0][0], torch.cat([batches for _, batches in drawn])
-        for k in range(self.position, min(len(index), n - self.step + self.position), CHUNK):
-            self._chunk(index[k : k + min(CHUNK, n - self.step)], seed + k)
+        epochs = [self._epoch() for _ in range(max(1, chunk // (settings.N // settings.batch_size)))]
+        seed, index = epochs[0][0], torch.cat([batches for _, batches in epochs])
+        index = index[: settings.n_steps - self.step + self.position]
+        for k in range(self.position, len(index), chunk):
+            self._chunk(index[k : k + chunk], seed + k)
             bar.update(self.step - bar.n)
-            if time.monotonic() - self.saved_at >= self.seconds and self.step < n:
-                self.save()
+            if time.monotonic() - self.saved_at >= self.seconds and self.step < settings.n_steps:
+                self.save(self.step // settings.every)
         self.position = 0
 
-    def _epoch(self, N: int, b: int) -> tuple[int, Tensor]:
+    def _epoch(self) -> tuple[int, Tensor]:
         seed = int(torch.randint(2**31, (), generator=self.generator))
-        return seed, epoch(N, b, self.run["sampling"], self.generator)
+        return seed, sampling.epoch(self.settings.N, self.settings.batch_size, self.settings.sampling, self.generator)
 
     def _chunk(self, index: Tensor, seed: int) -> None:
-        engine, every, weights, n = self.engine, self.run["every"], self.store.weights, len(index)
+        engine, every, begin = self.engine, self.settings.every, self.step
         engine.prepare(index, seed)
-        for k in range(n):
+        for k in range(len(index)):
             engine.step(k)
             self.step += 1
             if self.step % every == 0:
-                weights[self.step // every] = engine.snapshot()
-        rows = engine.log(n)
-        at = np.arange(self.step - n, self.step)
-        np.add.at(self.store.log, at // every + 1, rows / every)
-        self.position += n
-        self._look(rows, at)
+                self.store.weights[self.step // every] = engine.snapshot()
+        rows = engine.log(len(index))
+        np.add.at(self.store.log, np.arange(begin, self.step) // every + 1, rows / every)
+        self.position += len(index)
+        failed = first_failure(rows, engine.snapshot())
+        if failed is not None:
+            self._stop(begin + failed + 1, last_finite(self.store.weights, begin // every, (begin + failed) // every))
 
-    def _look(self, rows: np.ndarray, at: np.ndarray) -> None:
-        """Stop at the first step whose loss is not finite; keep the snapshots before it that are."""
-        bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
-        if not len(bad) and np.isfinite(self.engine.snapshot()).all():
-            return
-        step, every = (int(at[bad[0]]) if len(bad) else int(at[-1])) + 1, self.run["every"]
-        first, last = int(at[0]) // every, step // every
-        there = np.isfinite(self.store.weights[: last + 1][first:]).all(axis=1)
-        recorded = first + int(there.argmin() if not there.all() else len(there)) - 1
-        recorded = max(min(recorded, (step - 1) // every), 0)
+    def _stop(self, step: int, recorded: int) -> None:
+        """Leave the snapshots up to the last finite one, and say in which step training diverged."""
         self.store.weights[recorded + 1 :] = 0
         self.store.log[recorded + 1 :] = 0
         self.save(recorded, step)
-        raise FloatingPointError(self._epitaph(step, recorded))
+        raise self._divergence(step, recorded)
 
-    def _epitaph(self, step: int, recorded: int) -> str:
-        return (
-            f"the loss or a weight became NaN or infinite in step {step}: lower lr = {self.run['lr']}; the snapshots "
-            f"up to step {recorded * self.run['every']} stay in {str(self.store.folder)!r}"
+    def _divergence(self, step: int, recorded: int) -> FloatingPointError:
+        return FloatingPointError(
+            f"the loss or a weight became NaN or infinite in step {step}: lower lr = {self.settings.lr}; the snapshots "
+            f"up to step {recorded * self.settings.every} stay in {str(self.store.folder)!r}"
         )
 
-    def save(self, recorded: int | None = None, diverged: int | None = None) -> None:
-        """Write a checkpoint: from it the run goes on to the last bit."""
-        row = self.step // self.run["every"]
+    def save(self, recorded: int, diverged: int | None = None) -> None:
+        """Write a checkpoint after so many recorded snapshots: from it the run goes on to the last bit."""
+        row = self.step // self.settings.every
         state = {
             "step": self.step,
             "position": self.position,
@@ -115,20 +194,34 @@ class Run:
             "generator": self.generator.get_state(),
             "engine": self.engine.state(),
             "row": torch.from_numpy(self.store.log[row + 1 : row + 2].copy()),
-            "recorded": row if recorded is None else recorded,
+            "recorded": recorded,
             "diverged": diverged,
         }
         self.store.save(state)
         self.saved_at = time.monotonic()
 
 
+def first_failure(log: np.ndarray, weights: np.ndarray) -> int | None:
+    """Which step of a chunk was the first whose log is not finite, the last if only the weights after it are not."""
+    finite = np.isfinite(log).all(axis=1)
+    if not finite.all():
+        return int(finite.argmin())
+    return None if np.isfinite(weights).all() else len(log) - 1
+
+
+def last_finite(snapshots: np.ndarray, first: int, last: int) -> int:
+    """Row in [first, last] before the first that is not finite, or ``last``; 0 where there is none."""
+    finite = np.isfinite(snapshots[first : last + 1]).all(axis=1)
+    return last if finite.all() else max(first + int(finite.argmin()) - 1, 0)
+
+
 @contextmanager
-def same_arithmetic(threads: int, by_hand: bool) -> Iterator[None]:
+def same_arithmetic(threads: int, blas_threads: int | None) -> Iterator[None]:
     """The number of threads with which the run began; the caller's random state and settings stay as they are."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        with torch.random.fork_rng(), np.errstate(all="ignore"), threadpool_limits(1 if by_hand else None, "blas"):
+        with torch.random.fork_rng(), np.errstate(all="ignore"), threadpool_limits(blas_threads, "blas"):
             yield
     finally:
         torch.set_num_threads(before)

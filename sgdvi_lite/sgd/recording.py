@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +13,11 @@ from torch import Tensor, nn
 from sgdvi_lite import _checks, nets
 from sgdvi_lite._storage.files import digest
 from sgdvi_lite.gradients import Loss
-from sgdvi_lite.sgd.engines import fully_connected
 from sgdvi_lite.sgd.engines.autograd import Autograd
-from sgdvi_lite.sgd.loop import Run, same_arithmetic
-from sgdvi_lite.sgd.sampling import batches
+from sgdvi_lite.sgd.engines.fully_connected import FullyConnected, applies
+from sgdvi_lite.sgd.loop import Run, Settings, same_arithmetic
 from sgdvi_lite.sgd.store import Store, read_header, read_state
 
-ENGINES = ("auto", "autograd")
 DTYPES = {torch.float32: np.dtype(np.float32), torch.float64: np.dtype(np.float64)}
 
 
@@ -158,19 +156,19 @@ def record(
     ...     made.weights.shape, made.engine, bool(made.loss[-1] < made.loss[0])
     ((31, 1546), 'fully connected, by hand', True)
     """
+    _checks.same_length("x", x, "y", y)
     rates = {"lr": lr, "momentum": momentum, "nesterov": nesterov, "weight_decay": weight_decay}
-    _check(model, x, y, rates, batch_size, n_steps, every, sampling, engine, generator)
+    order = {"N": len(x), "batch_size": batch_size, "sampling": sampling}
+    settings = Settings(n_steps=n_steps, every=every, engine=engine, **rates, **order)
+    dtype = _dtype(model)
     model.train()
-    by_hand = engine == "auto" and fully_connected.applies(model, loss, x, y, batch_size)
-    kind = fully_connected.FullyConnected if by_hand else Autograd
-    counts = {"n_steps": n_steps, "every": every, "batch_size": batch_size, "sampling": sampling}
-    run = rates | counts | {"engine": kind.name} | _fingerprint(model, loss, x, y, generator)
-    store = Store(folder, run, _made(), 1 + n_steps // every, run["d"], DTYPES[next(model.parameters()).dtype])
-    data = {"x": x, "y": y, **rates}
-    steps = kind(model, batch_size=batch_size, **data) if by_hand else kind(model, loss, **data)
+    kind = FullyConnected if engine == "auto" and applies(model, loss, x, y, batch_size) else Autograd
+    run = asdict(settings) | {"engine": kind.name} | _fingerprint(model, loss, x, y, generator)
+    store = Store(folder, run, _machine(), 1 + n_steps // every, run["d"], dtype)
+    steps = kind(model, loss, x, y, settings)
     try:
-        with same_arithmetic(store.made["threads"], by_hand):
-            Run(steps, store, generator, checkpoint_seconds).go(progress)
+        with same_arithmetic(store.made["threads"], kind.blas_threads):
+            Run(steps, store, settings, generator, checkpoint_seconds).go(progress)
     finally:
         steps.finish()
         store.close()
@@ -178,7 +176,14 @@ def record(
     return open_recording(folder)
 
 
-def _made() -> dict:
+def _dtype(model: nn.Module) -> np.dtype:
+    kinds = {p.dtype for p in model.parameters()}
+    if len(kinds) != 1 or not kinds <= set(DTYPES):
+        raise ValueError(f"model has weights of {kinds}: expected one of torch.float32, torch.float64 for all of them")
+    return DTYPES[kinds.pop()]
+
+
+def _machine() -> dict:
     versions = {"python": platform.python_version(), "torch": str(torch.__version__), "numpy": np.__version__}
     return {"threads": torch.get_num_threads(), "versions": versions}
 
@@ -186,7 +191,6 @@ def _made() -> dict:
 def _fingerprint(model: nn.Module, loss: Loss, x: Tensor, y: Tensor, generator: torch.Generator) -> dict:
     """What else decides the numbers of a run: where it starts, on which data, with which random numbers."""
     return {
-        "N": len(x),
         "d": nets.count_parameters(model),
         "device": x.device.type,
         "network": str(model),
@@ -195,19 +199,3 @@ def _fingerprint(model: nn.Module, loss: Loss, x: Tensor, y: Tensor, generator: 
         "data_sha256": digest(x, y),
         "generator_sha256": digest(generator.get_state()),
     }
-
-
-def _check(model, x, y, rates: dict, b: int, n_steps: int, every: int, sampling: str, engine: str, generator) -> None:
-    _checks.same_length("x", x, "y", y)
-    _checks.positive("lr", rates["lr"])
-    _checks.count("n_steps", n_steps)
-    _checks.count("every", every, high=n_steps)
-    if n_steps % every:
-        raise ValueError(f"every = {every}: expected a divisor of n_steps = {n_steps}")
-    _checks.one_of("engine", engine, ENGINES)
-    batches(len(x), b, sampling, generator)
-    _checks.momentum(rates["momentum"], rates["nesterov"])
-    _checks.not_negative("weight_decay", rates["weight_decay"])
-    kinds = {p.dtype for p in model.parameters()}
-    if len(kinds) != 1 or not kinds <= set(DTYPES):
-        raise ValueError(f"model has weights of {kinds}: expected one of torch.float32, torch.float64 for all of them")

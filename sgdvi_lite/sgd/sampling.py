@@ -1,7 +1,5 @@
 """How the indices of mini-batches are drawn: on the CPU, so that every device sees the same data in the same order."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import torch
@@ -38,10 +36,15 @@ def batches(N: int, b: int, sampling: str, generator: torch.Generator) -> Iterat
     >>> sorted(drawn.tolist())
     [0, 1, 2, 3, 4, 5]
     """
+    check(N, b, sampling)
+    return _draw(N, b, sampling, generator)
+
+
+def check(N: int, b: int, sampling: str) -> None:
+    """Raise what :func:`batches` raises, without drawing."""
     _checks.one_of("sampling", sampling, SAMPLINGS)
     _checks.count("N", N)
     _checks.count("b", b, high=N, remedy="an epoch has N // b batches")
-    return _draw(N, b, sampling, generator)
 
 
 def _draw(N: int, b: int, sampling: str, generator: torch.Generator) -> Iterator[Tensor]:

@@ -10,7 +10,7 @@ from tqdm.auto import tqdm
 
 from sgdvi_lite import _checks
 from sgdvi_lite.gradients import Loss
-from sgdvi_lite.sgd.sampling import batches
+from sgdvi_lite.sgd.sampling import batches, check
 
 Schedule = Callable[[int], float]
 Transform = Callable[[Tensor, torch.Generator], Tensor]
@@ -65,7 +65,7 @@ class SGD:
         transform: Transform | None = None,
     ):
         _checks.same_length("x", x, "y", y)
-        batches(len(x), batch_size, sampling, generator)
+        check(len(x), batch_size, sampling)
         self.schedule = lr if callable(lr) else (lambda epoch: lr)
         _checks.positive("lr", self.schedule(0))
         self.model, self.loss, self.x, self.y = model, loss, x, y

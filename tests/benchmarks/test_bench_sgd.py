@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from sgdvi_lite import nets, sgd
 from sgdvi_lite.sgd.engines.fully_connected import FullyConnected
+from sgdvi_lite.sgd.loop import Settings
 from sgdvi_lite.sgd.sampling import epoch
 
 N, BATCH, EPOCHS = 30_000, 128, 20
@@ -76,7 +77,8 @@ def by_autograd(folder):
 def not_recorded(folder):
     """The engine alone: what recording adds is the difference."""
     model, x, y = start()
-    engine, g = FullyConnected(model, x, y, batch_size=BATCH, **RATES), generator()
+    order = {"n_steps": STEPS, "every": STEPS, "batch_size": BATCH, "sampling": "reshuffled", "engine": "auto", "N": N}
+    engine, g = FullyConnected(model, cross_entropy, x, y, Settings(**RATES, **order)), generator()
     for _ in range(EPOCHS):
         torch.randint(2**31, (), generator=g)
         index = epoch(N, BATCH, "reshuffled", g)

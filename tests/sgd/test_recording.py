@@ -1,5 +1,6 @@
 """Recorded runs: the same numbers as PyTorch's own optimiser, restart to the last bit, files that are never lost."""
 
+import dataclasses
 import json
 import multiprocessing
 import os
@@ -20,6 +21,7 @@ from torch.nn.functional import cross_entropy, mse_loss
 
 from sgdvi_lite import nets, sgd
 from sgdvi_lite.sgd.engines.fully_connected import applies, blocks
+from sgdvi_lite.sgd.loop import Engine, Settings, first_failure, last_finite
 
 HERE = Path(__file__).parents[1]
 FILES = ("weights.npy", "log.npy", "run.json")
@@ -314,6 +316,96 @@ def test_bad_arguments_are_refused_before_any_work(tmp_path, change, message):
     assert not (tmp_path / "run").exists()
 
 
+# ---- settings, and what the loop asks of an engine
+
+
+def test_settings_check_themselves_and_stay():
+    good = {"lr": 0.05, "momentum": 0.9, "nesterov": True, "weight_decay": 0.0, "n_steps": 12, "every": 4}
+    good |= {"batch_size": 16, "sampling": "without", "engine": "auto", "N": 100}
+    settings = Settings(**good)
+    assert dataclasses.asdict(settings) == good  # nothing else: a header names each, and is compared
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        settings.lr = 0.1
+    with pytest.raises(ValueError, match=r"b = 101: expected an integer in \[1, 100\]; an epoch has N // b batches"):
+        dataclasses.replace(settings, batch_size=101)
+    with pytest.raises(ValueError, match="every = 5: expected a divisor of n_steps = 12"):
+        dataclasses.replace(settings, every=5)
+
+
+def test_the_checks_of_sampling_draw_nothing(tmp_path):
+    g = generator(2)
+    before = g.get_state()
+    with pytest.raises(ValueError, match="b = 101"):
+        recorded.start(tmp_path / "never", generator=g, batch_size=101)
+    assert torch.equal(g.get_state(), before) and not (tmp_path / "never").exists()
+
+
+class ByTheOptimiser(Engine):
+    """The twin: PyTorch's optimiser, and the log worked out from its own account."""
+
+    name = "by the optimiser"
+    blas_threads = None
+
+    def __init__(self, model, loss, x, y, settings):
+        self.model, self.loss, self.x, self.y, self.lr = model, loss, x, y, settings.lr
+        self.optimizer = torch.optim.SGD(model.parameters(), lr=settings.lr)
+        self.velocity = torch.zeros(nets.count_parameters(model), dtype=x.dtype)
+
+    @property
+    def weights(self):
+        return nets.flat_parameters(self.model)
+
+    def prepare(self, index, seed):
+        self.index, self.rows = index, []
+
+    def step(self, k):
+        before, previous = self.weights, self.velocity
+        self.optimizer.zero_grad()
+        value = self.loss(self.model(self.x[self.index[k]]), self.y[self.index[k]])
+        value.backward()
+        g = torch.cat([p.grad.reshape(-1) for p in self.model.parameters()])
+        self.optimizer.step()
+        self.velocity = (before - self.weights) / self.lr
+        self.rows.append([value.item(), before @ g, self.velocity @ self.velocity, previous @ g])
+
+    def log(self, n):
+        return np.array(self.rows, dtype=float)
+
+    def finish(self):
+        pass
+
+
+def test_another_engine_that_keeps_the_contract_makes_the_same_recording(tmp_path, monkeypatch):
+    rates = {"momentum": 0.0, "nesterov": False, "weight_decay": 0.0}
+    options = {"dtype": torch.float64, "n_steps": 40, "every": 4, "engine": "autograd", **rates}
+    _, _, ours = recorded.start(tmp_path / "ours", **options)
+    monkeypatch.setattr("sgdvi_lite.sgd.recording.Autograd", ByTheOptimiser)
+    _, _, twin = recorded.start(tmp_path / "twin", **options)
+    assert twin.engine == "by the optimiser"
+    assert np.abs(twin.weights - ours.weights).max() < 1e-13 and np.abs(twin.log - ours.log).max() < 1e-12
+
+
+def test_an_engine_that_lacks_a_part_of_the_contract_is_not_made():
+    model, x, y = recorded.network("tiny-fc")
+    lacking = type("Lacking", (ByTheOptimiser,), {"step": Engine.step})
+    with pytest.raises(TypeError, match="abstract"):
+        lacking(model, cross_entropy, x, y, None)
+
+
+def test_where_training_failed_and_what_is_left():
+    log, weights = np.zeros((5, 4)), np.zeros(3)
+    assert first_failure(log, weights) is None
+    assert first_failure(log, np.array([0.0, np.inf, 0.0])) == 4  # only the weights after the last step
+    log[3, 1] = log[4, 0] = np.nan
+    assert first_failure(log, weights) == 3
+    snapshots = np.zeros((6, 2))
+    assert last_finite(snapshots, 1, 3) == 3
+    snapshots[2, 1] = np.inf
+    assert last_finite(snapshots, 1, 3) == 1 and last_finite(snapshots, 3, 5) == 5
+    snapshots[0] = np.nan
+    assert last_finite(snapshots, 0, 3) == 0
+
+
 # ---- where the passes by hand apply
 
 
@@ -339,3 +431,16 @@ def test_the_header_tells_settings_and_versions(tmp_path):
     recorded.start(tmp_path, n_steps=4)
     header = json.loads((tmp_path / "run.json").read_text())
     assert header["run"]["lr"] == 0.05 and header["run"]["N"] == 100 and header["made"]["versions"]["torch"]
+
+
+def test_blocks_are_found_in_nested_networks_and_where_a_layer_is_used_twice():
+    relu, norm = nn.ReLU(), nn.BatchNorm1d(3)
+    model = nn.Sequential(
+        nn.Flatten(), nn.Sequential(nn.Linear(2, 3), norm, relu), nn.Sequential(nn.Linear(3, 3), relu)
+    )
+    found = blocks(model.append(nn.Linear(3, 2)))
+    assert [block.norm for block in found] == [norm, None, None] and found[-1].linear is model[-1]
+    assert blocks(nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3, affine=False), nn.ReLU(), nn.Linear(3, 2))) is None
+    assert blocks(nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.BatchNorm1d(3), nn.Linear(3, 2))) is None
+    assert blocks(type("Other", (nn.Sequential,), {})(nn.Linear(2, 2))) is None
+    assert blocks(nn.Flatten()) is None
