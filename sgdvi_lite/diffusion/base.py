@@ -9,10 +9,8 @@ import math
 from dataclasses import dataclass
 from functools import cached_property
 
-import torch
 from torch import Tensor
 
-from sgdvi_lite import linalg
 from sgdvi_lite.diffusion.keeping import NOTHING, Keeping
 from sgdvi_lite.diffusion.ranks import Ranks
 from sgdvi_lite.gradients.source import Source
@@ -97,7 +95,3 @@ class Stored(Backend):
     def frobenius_norm(self) -> float:
         """Frobenius norm, in float64."""
         return norm(self.matrix)
-
-    def eigenvalues(self, dtype: torch.dtype | None = None) -> Tensor:
-        """All eigenvalues of the stored matrix, largest first, computed in the dtype given."""
-        return linalg.eigenvalues(self.matrix.to(dtype))

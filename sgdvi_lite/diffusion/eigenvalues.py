@@ -34,7 +34,7 @@ class Eigenvalues:
         if self._all is None:
             needed = 2 * self.n**2 * self.backend.like.element_size()
             require(f"all eigenvalues of a matrix of size {self.n:,}", needed, self.plan.limit, "ask for the largest k")
-            self._all = self.backend.eigenvalues()[: self.n]
+            self._all = linalg.eigenvalues(self.backend.matrix)[: self.n]
             self.plan = replace(self.plan, solver="at once", certificate=None)
         return self._all
 
@@ -66,7 +66,7 @@ class Eigenvalues:
             return certificate
         values = self.all()
         if ((values - threshold(values)).abs() <= rounding(values)).any() and values.dtype == torch.float32:
-            values = self.backend.eigenvalues(torch.float64)[: self.n]
+            values = linalg.eigenvalues(self.backend.matrix.double())[: self.n]
         t = threshold(values)
         values = values[values > t]
         return Certificate(values, torch.zeros_like(values), t, "full", 0.0, 0)

@@ -56,17 +56,6 @@ class Ritz(NamedTuple):
     """Orthonormal Ritz vectors (d, size)."""
 
 
-class Verdict(NamedTuple):
-    """Whether the eigenvalues above a threshold are those that are known."""
-
-    kind: str
-    """That of the :class:`~sgdvi_lite.diffusion.Certificate`, or ``undecided``."""
-    failure_probability: float
-    """Bound on the probability that there are others."""
-    products: int
-    """Number of vectors with which the matrix was multiplied to find out."""
-
-
 class Krylov:
     """Rayleigh-Ritz in a block Krylov space, orthogonalised in full.
 
@@ -281,18 +270,17 @@ class Search:
         wanted = ritz.values > MARGIN * t
         if not complete and (not settled[wanted].all() or wanted.all() or not wanted.any()):
             return None
-        verdict = self.certify(Ritz(*(part[..., settled] for part in ritz)), t)
-        self.products += verdict.products
-        if verdict.failure_probability <= FAILURE:
+        kind, p, products = self.certify(Ritz(*(part[..., settled] for part in ritz)), t)
+        self.products += products
+        if p <= FAILURE:
             above = ritz.values > t
-            certificate = Certificate(ritz.values[above], norms[above], t, *verdict)
-            return replace(certificate, products=self.krylov.size + self.products)
-        if verdict.products:  # an eigenvalue was missed: start afresh beside what is known
+            return Certificate(ritz.values[above], norms[above], t, kind, p, self.krylov.size + self.products)
+        if products:  # an eigenvalue was missed: start afresh beside what is known
             self.krylov.next = self._draw(self.block)
         return None
 
-    def certify(self, ritz: Ritz, t: float) -> Verdict:
-        """Whether the eigenvalues above ``t`` are those of the Ritz vectors."""
+    def certify(self, ritz: Ritz, t: float) -> tuple[str, float, int]:
+        """Kind of certificate, failure probability, products: are the eigenvalues above ``t`` those of ``ritz``?"""
         values, residuals, V = ritz
         n, count = V.shape[0] - V.shape[1], int((values > t).sum())
         window = rounding(values) if values.dtype == torch.float32 else 0.0
@@ -304,16 +292,16 @@ class Search:
             return ceiling < low and most_above(values, residuals, low, ceiling) == count
 
         if n == 0:
-            return Verdict("full", 0.0, 0)
+            return "full", 0.0, 0
         norm = self.problem.frobenius
         if norm is not None and settled(left_over(values, self.problem.trace, norm, n)):
-            return Verdict("deterministic", 0.0, 0)
+            return "deterministic", 0.0, 0
         if not settled(CEILING * t):
-            return Verdict("undecided", 1.0, 0)
-        return self.probe(V, CEILING * t)
+            return "undecided", 1.0, 0
+        return "probabilistic", *self.probe(V, CEILING * t)
 
-    def probe(self, V: Tensor, ceiling: float) -> Verdict:
-        """Whether the part orthogonal to ``V`` exceeds ``ceiling`` (if it does, the probability of failure is 1)."""
+    def probe(self, V: Tensor, ceiling: float) -> tuple[float, int]:
+        """Bound on the probability that the part orthogonal to ``V`` exceeds ``ceiling`` (1 if it does), products."""
         n = V.shape[0] - V.shape[1]
         probes = min(PROBES, n)
         krylov = Krylov(self.problem.matmul, self._draw(probes), min(n, probes * STEPS), beside=V)
@@ -327,11 +315,11 @@ class Search:
             self.states.save(file, lambda: krylov.state() | {"of": mark})
             ratio = torch.linalg.eigvalsh(krylov.projected())[-1].item() / ceiling
             if not 0 <= ratio < 1:
-                return Verdict("probabilistic", 1.0, krylov.size)
+                return 1.0, krylov.size
             one = failure_probability(ratio, n, krylov.size // probes, probes)
             p = 0.0 if krylov.size == n else min(1.0, STEPS * one)  # whichever of the steps is the last
             more = p > FAILURE and krylov.extend()
-        return Verdict("probabilistic", p, krylov.size)
+        return p, krylov.size
 
     def _how_far(self) -> str:
         values, residuals, _ = self.krylov.ritz()

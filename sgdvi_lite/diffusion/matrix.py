@@ -161,9 +161,9 @@ class DiffusionMatrix:
         """
         if backend not in ("dense", "gram"):  # the weights are read again after this call, when they may have changed
             model = copy.deepcopy(model)
-        source = gradients.Network(model, loss, x, y, chunk)
-        states = keeping.of_network(folder, group, source.chunk, model, loss, x, y)
-        return cls(Gradients(source, Ranks(group, len(x)), progress, states), backend, memory)
+        net = gradients.Network(model, loss, x, y, chunk)
+        states = keeping.NOTHING if folder is None else keeping.of_network(folder, group, net.chunk, model, loss, x, y)
+        return cls(Gradients(net, Ranks(group, len(x)), progress, states), backend, memory)
 
     @property
     def backend(self) -> str:
