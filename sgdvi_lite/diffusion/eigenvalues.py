@@ -2,60 +2,53 @@
 
 from __future__ import annotations
 
-from functools import cached_property
+from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from sgdvi_lite import linalg
-from sgdvi_lite.diffusion import lanczos, plan
-from sgdvi_lite.diffusion.backends import Backend
+from sgdvi_lite.diffusion import lanczos
+from sgdvi_lite.diffusion.base import Backend
 from sgdvi_lite.diffusion.certificates import Certificate, rounding
 from sgdvi_lite.diffusion.keeping import Keeping
+from sgdvi_lite.diffusion.plan import Plan, require
 
 FULL = 2000
 """Up to this size all eigenvalues are computed at once, whatever is asked."""
+Threshold = Callable[[Tensor], float | None]
 
 
-class Spectra:
-    """Eigenvalues of one back-end; results are kept, and ``how`` says in words how the last ones were found."""
+class Eigenvalues:
+    """Eigenvalues of one back-end; what was computed is remembered, and ``plan`` says how the last ones were."""
 
-    def __init__(self, backend: Backend, N: int, memory: int, progress: bool, kept: Keeping):
-        self.backend, self.memory, self.progress, self.kept = backend, memory, progress, kept
-        self.d, self.n = backend.d, min(N, backend.d)
-        self.how = ""
-        self._certificates: dict[tuple, Certificate] = {}
+    def __init__(self, backend: Backend, plan: Plan, progress: bool, states: Keeping):
+        self.backend, self.plan, self.progress, self.states = backend, plan, progress, states
+        self.n = min(plan.N, plan.d)
+        self._all: Tensor | None = None
+        self._certificates: dict[str, Certificate] = {}
 
-    @cached_property
     def all(self) -> Tensor:
         """Eigenvalues that may be non-zero: the largest min(N, d)."""
-        needed = 2 * self.n**2 * self.backend.like.element_size()
-        plan.require(f"all eigenvalues of a matrix of size {self.n:,}", needed, self.memory, "ask for the largest k")
-        self.how = "; all eigenvalues at once"
-        return self.backend.eigenvalues()[: self.n]
+        if self._all is None:
+            needed = 2 * self.n**2 * self.backend.like.element_size()
+            require(f"all eigenvalues of a matrix of size {self.n:,}", needed, self.plan.limit, "ask for the largest k")
+            self._all = linalg.eigenvalues(self.backend.matrix)[: self.n]
+            self.plan = replace(self.plan, solver="at once", certificate=None)
+        return self._all
 
     def largest(self, k: int) -> Tensor:
-        """The ``k`` largest."""
-        enough = next((found.values for found in self._certificates.values() if found.count >= k), None)
-        if self._all_at_once(k):
-            enough = self.all
-        elif enough is None:
-            enough = self._first(k)
-        known = enough[:k]
-        return torch.cat([known, known.new_zeros(k - len(known))])
+        """The ``k`` largest; those beyond the largest min(N, d) are zero."""
+        known = next((c.values for c in self._certificates.values() if c.count >= k), None)
+        if known is None or self._all_at_once(k):
+            certificate = self._leading(f"k={k}", self._below(k), k)
+            known = self.all() if certificate is None else certificate.values
+        return torch.cat([known[:k], known.new_zeros(k - len(known[:k]))])
 
-    def _first(self, k: int) -> Tensor:
-        """At least the ``k`` largest by block Lanczos; all, if that does not end and the matrix is stored."""
-        try:
-            return self._leading(("k", k), self._kth(k)).values
-        except lanczos.LimitError:
-            if self.backend.name == "lanczos":
-                raise
-            return self.all
-
-    def _kth(self, k: int):
+    def _below(self, k: int) -> Threshold:
         """A threshold just below the k-th Ritz value; rounding errors are not worth the search and count as zero."""
-        floor = linalg.rank_threshold(1.0, self.d, torch.finfo(self.backend.like.dtype).eps)
+        floor = linalg.rank_threshold(1.0, self.plan.d, torch.finfo(self.backend.like.dtype).eps)
 
         def threshold(values: Tensor) -> float | None:
             return max(0.999 * values[k - 1].item(), floor * values[0].item()) if len(values) >= k else None
@@ -64,45 +57,48 @@ class Spectra:
 
     def above(self, eps: float) -> Certificate:
         """Those above the rank's threshold, with the reason why there are no more."""
-        if not self._all_at_once():
+
+        def threshold(values: Tensor) -> float:
+            return linalg.rank_threshold(values[0].item(), self.plan.d, eps)
+
+        certificate = self._leading(f"eps={eps}", threshold)
+        if certificate is not None:
+            return certificate
+        values = self.all()
+        if ((values - threshold(values)).abs() <= rounding(values)).any() and values.dtype == torch.float32:
+            values = linalg.eigenvalues(self.backend.matrix.double())[: self.n]
+        t = threshold(values)
+        values = values[values > t]
+        return Certificate(values, torch.zeros_like(values), t, "full", 0.0, 0)
+
+    def _all_at_once(self, k: int) -> bool:
+        """Whether all eigenvalues cost less than the ``k`` largest."""
+        return self.backend.stored and (self.n <= FULL or self._all is not None or k > self.n // 10)
+
+    def _leading(self, question: str, threshold: Threshold, k: int = 0) -> Certificate | None:
+        """Those above the threshold by block Lanczos; ``None`` where all of a stored matrix are the cheaper answer."""
+        if self._all_at_once(k):
+            return None
+        if question not in self._certificates:
             try:
-                of = lambda values: linalg.rank_threshold(values[0].item(), self.d, eps)  # noqa: E731
-                return self._leading(("eps", eps), of)
+                self._certificates[question] = self._search(question, threshold).run()
             except lanczos.LimitError:
-                if self.backend.name == "lanczos":
-                    raise
-        values = self.all
-        threshold = linalg.rank_threshold(values[0].item(), self.d, eps)
-        if ((values - threshold).abs() <= rounding(values)).any() and values.dtype == torch.float32:
-            values = self.backend.eigenvalues(torch.float64)[: self.n]
-            threshold = linalg.rank_threshold(values[0].item(), self.d, eps)
-        values = values[values > threshold]
-        return Certificate(values, torch.zeros_like(values), threshold, "full", 0.0, 0)
+                if self.backend.stored:
+                    return None
+                raise
+        self.plan = replace(self.plan, solver="block Lanczos", certificate=self._certificates[question])
+        return self.plan.certificate
 
-    def _all_at_once(self, k: int = 0) -> bool:
-        stored = self.backend.name != "lanczos"
-        return stored and (self.n <= FULL or "all" in self.__dict__ or k > self.n // 10)
-
-    def _limit(self) -> int:
-        """Most Krylov vectors: what fits the memory in float64, and for a stored matrix not more than pays."""
-        room = int(self.memory / (6 * self.d * 8))
-        return max(min(room, self.d if self.backend.name == "lanczos" else self.n // 4), 1)
-
-    def _leading(self, key: tuple, threshold) -> Certificate:
-        if key not in self._certificates:
-            self._certificates[key] = lanczos.leading(
-                self.backend.matmul,
-                self.backend.like,
-                self.d,
-                threshold,
-                trace=self.backend.trace,
-                frobenius=None if self.backend.name == "lanczos" else self.backend.frobenius_norm,
-                limit=self._limit(),
-                generator=torch.Generator().manual_seed(0),
-                progress=self.progress,
-                kept=self.kept,
-                name=f"{self.backend.name}-{key[0]}={key[1]}",
-            )
-        found = self._certificates[key]
-        self.how = f"; eigenvalues by block Lanczos, {found.kind} certificate, {found.products} products"
-        return found
+    def _search(self, question: str, threshold: Threshold) -> lanczos.Search:
+        backend, stored, d = self.backend, self.backend.stored, self.plan.d
+        room = int(self.plan.limit / (6 * d * 8))  # in float64
+        return lanczos.Search(
+            lanczos.Problem(
+                backend.matmul, d, backend.like, threshold, backend.trace, backend.frobenius_norm if stored else None
+            ),
+            limit=max(min(room, self.n // 4 if stored else d), 1),  # of a stored matrix not more than pays
+            generator=torch.Generator().manual_seed(0),
+            progress=self.progress,
+            states=self.states,
+            name=f"{backend.file}-{question}",
+        )

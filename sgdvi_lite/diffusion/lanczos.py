@@ -7,7 +7,8 @@ eigenvalue is missing.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,8 +23,17 @@ MARGIN = 0.7
 CEILING = (1 + MARGIN) / 2
 """The random run has to show that the rest lies below this fraction of the threshold."""
 TOLERANCE = {torch.float32: 2e-2, torch.float64: 1e-6}
-"""Residual, in units of the threshold, at which a Ritz vector counts as found: its value is then off by far less."""
-PROBES, STEPS, FAILURE, PASSES = 32, 40, 1e-9, 8
+"""Residual, in units of the threshold, at which a Ritz vector counts as settled: its value is then off by far less."""
+PROBES = 32
+"""Random vectors of the second run: one alone would take many more steps."""
+STEPS = 40
+"""Most steps of the second run; each of them may be the last."""
+FAILURE = 1e-9
+"""Highest probability of failure of a certificate."""
+PASSES = 8
+"""Most projections in a row of one block: each leaves less of the basis in it, or the block has nothing to add."""
+GROWTH = 1.2
+"""Between two attempts the Krylov space grows by this factor: an attempt costs as much as many products."""
 Matmul = Callable[[Tensor], Tensor]
 
 
@@ -33,6 +43,17 @@ class RoundingError(ArithmeticError):
 
 class LimitError(RuntimeError):
     """The Krylov space has reached its limit before the count was certain; the message says how far it got."""
+
+
+class Ritz(NamedTuple):
+    """What a Krylov space tells of a matrix's eigenvalues."""
+
+    values: Tensor
+    """Ritz values (size,), largest first."""
+    residuals: Tensor
+    """The matrix times the vectors, less the values times the vectors (d, size)."""
+    vectors: Tensor
+    """Orthonormal Ritz vectors (d, size)."""
 
 
 class Krylov:
@@ -104,172 +125,211 @@ class Krylov:
         """What :meth:`restore` needs to go on in the same way."""
         return {"Q": self.Q.clone(), "W": self.W.clone(), "next": self.next}
 
-    def restore(self, state: dict[str, Tensor]) -> bool:
-        """Go on from a :meth:`state`; False if there is no room for it."""
-        if state["Q"].shape[1] > self.limit:
+    def restore(self, state: dict[str, Tensor] | None) -> bool:
+        """Go on from a :meth:`state`; False if there is none, or no room for it."""
+        if state is None or state["Q"].shape[1] > self.limit:
             return False
         self.size = state["Q"].shape[1]
         self._Q[:, : self.size], self._W[:, : self.size] = state["Q"], state["W"]
         self.next = state["next"]
         return True
 
-    def ritz(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Ritz values, largest first, their residuals (d, size) and their vectors (d, size)."""
+    def projected(self) -> Tensor:
+        """The matrix in the basis (size, size), made symmetric."""
         H = self.Q.T @ self.W
-        values, Y = torch.linalg.eigh((H + H.T) / 2)
+        return (H + H.T) / 2
+
+    def ritz(self) -> Ritz:
+        """Ritz values and vectors, and how far these are from eigenvectors."""
+        values, Y = torch.linalg.eigh(self.projected())
         values, Y = values.flip(0), Y.flip(1)
         vectors = self.Q @ Y
-        return values, self.W @ Y - vectors * values, vectors
+        return Ritz(values, self.W @ Y - vectors * values, vectors)
 
 
-def leading(
-    matmul: Matmul,
-    like: Tensor,
-    d: int,
-    threshold: Callable[[Tensor], float | None],
-    *,
-    trace: float,
-    frobenius: float | None,
-    limit: int,
-    generator: torch.Generator,
-    block: int | None = None,
-    progress: bool = False,
-    kept: Keeping = NOTHING,
-    name: str = "krylov",
-) -> Certificate:
-    """Eigenvalues of a positive semi-definite matrix above a threshold, with a certificate that none is missing.
+@dataclass(frozen=True)
+class Problem:
+    """Which eigenvalues of which matrix: those above a threshold, of a positive semi-definite matrix.
 
-    Parameters
+    Attributes
     ----------
     matmul
         Multiplies the matrix with ``(d, m)``, in the dtype of these.
+    d
+        Size of the matrix.
     like
-        A tensor of the dtype and device wanted. If float32 vectors cannot tell on which side of the threshold an
-        eigenvalue lies, the search is done again in float64.
+        A tensor of the dtype and device wanted.
     threshold
         Gives the threshold from the Ritz values, largest first, or ``None`` while there are too few of them.
     trace, frobenius
         Exact trace and, if known, Frobenius norm of the matrix.
+    """
+
+    matmul: Matmul
+    d: int
+    like: Tensor
+    threshold: Callable[[Tensor], float | None]
+    trace: float
+    frobenius: float | None = None
+
+
+@dataclass
+class Search:
+    """The eigenvalues of a problem, with a certificate that none is missing, from a block Krylov space that grows.
+
+    Parameters
+    ----------
+    problem
+        If vectors of its dtype float32 cannot tell on which side of the threshold an eigenvalue lies, the search is
+        done again in float64.
     limit
         Most vectors in the Krylov space.
     generator
         CPU generator of the starting vectors.
     block
         Vectors that are multiplied at once; by default as many as leave 16 steps, at most 64.
-    kept, name
+    progress
+        Whether to show a progress bar.
+    states, name
         Where the Krylov space is kept, and under which name; a search goes on from what it finds there.
-
-    Raises
-    ------
-    LimitError
-        If ``limit`` vectors do not suffice.
     """
-    if trace <= 0:
-        return Certificate(like.new_zeros(0), like.new_zeros(0), 0.0, "deterministic", 0.0, 0)
-    limit = min(limit, d)
-    block = block or max(min(8, limit), min(64, limit // 16))
-    arguments = (d, threshold, trace, frobenius, limit, generator, block, progress, kept, name)
-    try:
-        return _search(matmul, like, *arguments)
-    except RoundingError:
-        return _search(matmul, like.double(), *arguments)
 
+    problem: Problem
+    limit: int
+    generator: torch.Generator
+    block: int | None = None
+    progress: bool = False
+    states: Keeping = NOTHING
+    name: str = "krylov"
 
-def _search(matmul, like, d, threshold, trace, frobenius, limit, generator, block, progress, kept, name) -> Certificate:
-    draw = lambda m: torch.randn(d, m, generator=generator, dtype=like.dtype).to(like.device)  # noqa: E731
-    krylov, products, check_at = Krylov(matmul, draw(block), limit), 0, block
-    name = f"{name}-{str(like.dtype)[6:]}"
-    before = kept.load(name)
-    if before and krylov.restore(before):
-        products, check_at = before["products"], before["check_at"]
-        generator.set_state(before["generator"].cpu())
-        if krylov.next.shape[1] < block:  # cut to what was the limit then
-            krylov.next = draw(block)
-    del before
-    with tqdm(desc="Lanczos", unit="vector", total=limit, disable=not progress, leave=False) as bar:
-        more = True
+    def __post_init__(self):
+        self.limit = min(self.limit, self.problem.d)
+        self.block = self.block or max(min(8, self.limit), min(64, self.limit // 16))
+        self.file = f"{self.name}-{str(self.problem.like.dtype)[6:]}"
+
+    def run(self) -> Certificate:
+        """Search.
+
+        Raises
+        ------
+        LimitError
+            If ``limit`` vectors do not suffice.
+        """
+        like = self.problem.like
+        if self.problem.trace <= 0:
+            return Certificate(like.new_zeros(0), like.new_zeros(0), 0.0, "deterministic", 0.0, 0)
+        try:
+            return self._grow()
+        except RoundingError:
+            return replace(self, problem=replace(self.problem, like=like.double()))._grow()
+
+    def _grow(self) -> Certificate:
+        self.krylov = Krylov(self.problem.matmul, self._draw(self.block), self.limit)
+        self.products, self.check_at = 0, self.block
+        self._resume()
+        with tqdm(desc="Lanczos", unit="vector", total=self.limit, disable=not self.progress, leave=False) as bar:
+            more = True
+            while more:
+                bar.update(self.krylov.size - bar.n)
+                self.states.save(self.file, self._state)
+                if self.krylov.size >= min(self.check_at, self.limit):
+                    self.check_at = int(GROWTH * self.krylov.size) + 1
+                    certificate = self.attempt()
+                    if certificate is not None:
+                        return certificate
+                more = self.krylov.extend()
+        raise LimitError(self._how_far())
+
+    def _draw(self, m: int) -> Tensor:
+        like = self.problem.like
+        return torch.randn(self.problem.d, m, generator=self.generator, dtype=like.dtype).to(like.device)
+
+    def _state(self) -> dict[str, object]:
+        counts = {"products": self.products, "check_at": self.check_at}
+        return self.krylov.state() | counts | {"generator": self.generator.get_state()}
+
+    def _resume(self) -> None:
+        state = self.states.load(self.file)
+        if self.krylov.restore(state):
+            self.products, self.check_at = state["products"], state["check_at"]
+            self.generator.set_state(state["generator"].cpu())
+            if self.krylov.next.shape[1] < self.block:  # cut to what was the limit then
+                self.krylov.next = self._draw(self.block)
+
+    def attempt(self) -> Certificate | None:
+        """The eigenvalues above the threshold if the Krylov space suffices to certify them."""
+        ritz = self.krylov.ritz()
+        t = self.problem.threshold(ritz.values)
+        if t is None:
+            return None
+        norms = torch.linalg.vector_norm(ritz.residuals, dim=0)
+        complete = self.krylov.size == self.problem.d
+        dtype = ritz.values.dtype
+        least = 100 * torch.finfo(dtype).eps * ritz.values[0].item()  # rounding errors, if the threshold is very low
+        settled = (norms <= max(TOLERANCE[dtype] * t, least)) | complete
+        wanted = ritz.values > MARGIN * t
+        if not complete and (not settled[wanted].all() or wanted.all() or not wanted.any()):
+            return None
+        kind, p, products = self.certify(Ritz(*(part[..., settled] for part in ritz)), t)
+        self.products += products
+        if p <= FAILURE:
+            above = ritz.values > t
+            return Certificate(ritz.values[above], norms[above], t, kind, p, self.krylov.size + self.products)
+        if products:  # an eigenvalue was missed: start afresh beside what is known
+            self.krylov.next = self._draw(self.block)
+        return None
+
+    def certify(self, ritz: Ritz, t: float) -> tuple[str, float, int]:
+        """Kind of certificate, failure probability, products: are the eigenvalues above ``t`` those of ``ritz``?"""
+        values, residuals, V = ritz
+        n, count = V.shape[0] - V.shape[1], int((values > t).sum())
+        window = rounding(values) if values.dtype == torch.float32 else 0.0
+        low = t - window
+        if window and (((values - t).abs() <= window).any() or CEILING * t >= low):
+            raise RoundingError(f"a Ritz value is nearer to the threshold {t:.6g} than rounding errors, {window:.1g}")
+
+        def settled(ceiling: float) -> bool:
+            return ceiling < low and most_above(values, residuals, low, ceiling) == count
+
+        if n == 0:
+            return "full", 0.0, 0
+        norm = self.problem.frobenius
+        if norm is not None and settled(left_over(values, self.problem.trace, norm, n)):
+            return "deterministic", 0.0, 0
+        if not settled(CEILING * t):
+            return "undecided", 1.0, 0
+        return "probabilistic", *self.probe(V, CEILING * t)
+
+    def probe(self, V: Tensor, ceiling: float) -> tuple[float, int]:
+        """Bound on the probability that the part orthogonal to ``V`` exceeds ``ceiling`` (1 if it does), products."""
+        n = V.shape[0] - V.shape[1]
+        probes = min(PROBES, n)
+        krylov = Krylov(self.problem.matmul, self._draw(probes), min(n, probes * STEPS), beside=V)
+        file, mark = f"{self.file}-probe", digest(V)
+        state = self.states.load(file)
+        if state and state["of"] == mark:
+            krylov.restore(state)
+        del state  # as large as the space
+        p, more = 1.0, krylov.size > 0 or krylov.extend()
         while more:
-            bar.update(krylov.size - bar.n)
-            now = {"products": products, "check_at": check_at, "generator": generator.get_state()}
-            kept.save(name, lambda now=now: krylov.state() | now)
-            if krylov.size >= min(check_at, limit):
-                check_at = int(1.2 * krylov.size) + 1
-                found, used = _attempt(krylov, draw, block, threshold, trace, frobenius, kept, name)
-                products += used
-                if found:
-                    return replace(found, products=krylov.size + products)
-            more = krylov.extend()
-    raise LimitError(_how_far(krylov, threshold, TOLERANCE[like.dtype]))
+            self.states.save(file, lambda: krylov.state() | {"of": mark})
+            ratio = torch.linalg.eigvalsh(krylov.projected())[-1].item() / ceiling
+            if not 0 <= ratio < 1:
+                return 1.0, krylov.size
+            one = failure_probability(ratio, n, krylov.size // probes, probes)
+            p = 0.0 if krylov.size == n else min(1.0, STEPS * one)  # whichever of the steps is the last
+            more = p > FAILURE and krylov.extend()
+        return p, krylov.size
 
-
-def _attempt(krylov, draw, block, threshold, trace, frobenius, kept, name) -> tuple[Certificate | None, int]:
-    """The eigenvalues above the threshold if the Krylov space suffices to certify them, and the products used."""
-    values, residuals, vectors = krylov.ritz()
-    t = threshold(values)
-    if t is None:
-        return None, 0
-    norms, complete = torch.linalg.vector_norm(residuals, dim=0), krylov.size == len(vectors)
-    least = 100 * torch.finfo(values.dtype).eps * values[0].item()  # rounding errors, if the threshold is very low
-    found = (norms <= max(TOLERANCE[values.dtype] * t, least)) | complete
-    wanted = values > MARGIN * t
-    if not complete and (not found[wanted].all() or wanted.all() or not wanted.any()):
-        return None, 0
-    parts = values[found], residuals[:, found], vectors[:, found]
-    kind, p, used = _certify(krylov.matmul, draw, *parts, t, trace, frobenius, kept, name)
-    if p <= FAILURE:
-        above = values > t
-        return Certificate(values[above], norms[above], t, kind, p, used), used
-    if used:  # an eigenvalue was missed: start afresh beside what is found
-        krylov.next = draw(block)
-    return None, used
-
-
-def _certify(matmul, draw, values, residuals, V, t, trace, frobenius, kept, name) -> tuple[str, float, int]:
-    """Kind of certificate, failure probability, products used: are the eigenvalues above ``t`` those of ``V``?"""
-    n, count = V.shape[0] - V.shape[1], int((values > t).sum())
-    window = rounding(values) if values.dtype == torch.float32 else 0.0
-    low = t - window
-    if window and (((values - t).abs() <= window).any() or CEILING * t >= low):
-        raise RoundingError(f"a Ritz value is nearer to the threshold {t:.6g} than rounding errors, {window:.1g}")
-    if n == 0:
-        return "full", 0.0, 0
-    settled = lambda ceiling: ceiling < low and most_above(values, residuals, low, ceiling) == count  # noqa: E731
-    if frobenius is not None and settled(left_over(values, trace, frobenius, n)):
-        return "deterministic", 0.0, 0
-    if not settled(CEILING * t):
-        return "undecided", 1.0, 0
-    return "probabilistic", *_probe(matmul, draw, V, CEILING * t, kept, f"{name}-probe")
-
-
-def _probe(matmul, draw, V: Tensor, ceiling: float, kept: Keeping, name: str) -> tuple[float, int]:
-    """Bound on the probability that the part orthogonal to ``V`` exceeds ``ceiling`` (1 if it does), products used."""
-    n = V.shape[0] - V.shape[1]
-    probes = min(PROBES, n)
-    run = Krylov(matmul, draw(probes), min(n, probes * STEPS), beside=V)
-    before, of = kept.load(name), digest(V)
-    if before and before["of"] == of:
-        run.restore(before)
-    del before
-    p, more = 1.0, run.size > 0 or run.extend()
-    while more:
-        kept.save(name, lambda: run.state() | {"of": of})
-        H = run.Q.T @ run.W
-        ratio = torch.linalg.eigvalsh((H + H.T) / 2)[-1].item() / ceiling
-        if not 0 <= ratio < 1:
-            return 1.0, run.size
-        one = failure_probability(ratio, n, run.size // probes, probes)
-        p = 0.0 if run.size == n else min(1.0, STEPS * one)  # whichever of the steps is the last
-        more = p > FAILURE and run.extend()
-    return p, run.size
-
-
-def _how_far(krylov: Krylov, threshold, tolerance: float) -> str:
-    values, residuals, _ = krylov.ritz()
-    t = threshold(values)
-    settled = int((torch.linalg.vector_norm(residuals, dim=0) <= tolerance * t).sum()) if t else 0
-    above = f"{int((values > t).sum())} Ritz values above the threshold {t:.3g}" if t else "no threshold yet"
-    return (
-        f"the Krylov space has {krylov.size} vectors, its limit is {krylov.limit}: {settled} eigenvalues have settled, "
-        f"{above}, smallest Ritz value {values[-1].item():.3g}; the count is not certain. Allow more memory, ask for "
-        "fewer eigenvalues or a larger eps, or use the back-end 'dense'"
-    )
+    def _how_far(self) -> str:
+        values, residuals, _ = self.krylov.ritz()
+        t, settled, above = self.problem.threshold(values), 0, "no threshold yet"
+        if t:
+            norms = torch.linalg.vector_norm(residuals, dim=0)
+            settled = int((norms <= TOLERANCE[values.dtype] * t).sum())
+            above = f"{int((values > t).sum())} Ritz values above the threshold {t:.3g}"
+        return (
+            f"the Krylov space has {self.krylov.size} vectors, its limit is {self.limit}: {settled} eigenvalues have "
+            f"settled, {above}, smallest Ritz value {values[-1].item():.3g}; the count is not certain. Allow more "
+            "memory, ask for fewer eigenvalues or a larger eps, or use the back-end 'dense'"
+        )

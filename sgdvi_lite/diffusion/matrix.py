@@ -11,10 +11,15 @@ from scipy.sparse.linalg import LinearOperator
 from torch import Tensor, distributed, nn
 
 from sgdvi_lite import _checks, gradients, linalg
-from sgdvi_lite.diffusion import backends, eigenvalues, keeping, plan, ranks
+from sgdvi_lite.diffusion import keeping
+from sgdvi_lite.diffusion import plan as plans
+from sgdvi_lite.diffusion.base import Gradients
 from sgdvi_lite.diffusion.certificates import Certificate
+from sgdvi_lite.diffusion.eigenvalues import Eigenvalues
+from sgdvi_lite.diffusion.ranks import Ranks
+from sgdvi_lite.gradients.source import Given
 
-BACKENDS = ("auto", *backends.BACKENDS)
+BACKENDS = ("auto", *plans.BACKENDS)
 
 
 class DiffusionMatrix:
@@ -29,7 +34,7 @@ class DiffusionMatrix:
         Number of examples.
     backend : str
         The back-end in use: ``dense`` stores ``(d, d)``; ``gram`` stores ``(N, N)`` and the gradients, those of linear
-        layers as factors; ``lanczos`` stores neither and computes the gradients anew for each product.
+        layers as factors; ``recomputed`` stores neither and computes the gradients anew for each product.
     how : str
         What was chosen and why: back-end, memory, way of computing the gradients, and of the last eigenvalues.
 
@@ -45,16 +50,18 @@ class DiffusionMatrix:
     (1.0, 1, 'dense')
     """
 
-    def __init__(self, source: backends.Source, backend: str, group: ranks.Group, memory, progress, kept):
+    def __init__(self, gradients: Gradients, backend: str, memory: float | None):
+        source, ranks = gradients.source, gradients.ranks
+        backend = plans.ALIASES.get(backend, backend)
         _checks.one_of("backend", backend, BACKENDS)
         if memory is not None:
             _checks.positive("memory", memory)
-        group.agree(d=source.d, dtype=source.like.dtype, backend=backend)
-        limit = group.smallest(int(memory or plan.available(source.like.device)))  # all ranks choose alike
-        self.N = group.total
-        kind, self._storage = plan.choose(backend, source, self.N, limit)
-        self._backend = kind.build(source, group, progress, kept)
-        self._eigen = eigenvalues.Spectra(self._backend, self.N, limit, progress, kept)
+        ranks.agree(d=source.d, dtype=source.like.dtype, backend=backend)
+        limit = ranks.smallest(int(memory or plans.available(source.like.device)))  # all ranks choose alike
+        self.N = ranks.total
+        plan = plans.choose(backend, source, self.N, limit)
+        self._backend = plans.BACKENDS[plan.backend].build(gradients)
+        self._eigenvalues = Eigenvalues(self._backend, plan, gradients.progress, gradients.states)
 
     @classmethod
     def from_gradients(
@@ -67,8 +74,8 @@ class DiffusionMatrix:
         gradients
             Array ``(N, d)``, float32 or float64; one row for each example. It is not modified.
         backend
-            ``dense``, ``gram``, ``lanczos``, or ``auto``: ``gram`` if N < d, else ``dense``; if that does not fit
-            ``memory``, ``lanczos``.
+            ``dense``, ``gram``, ``recomputed``, or ``auto``: ``gram`` if N < d, else ``dense``; if that does not fit
+            ``memory``, ``recomputed``.
         memory
             Most bytes to use; by default 80 % of what is free on the device.
         progress
@@ -88,8 +95,7 @@ class DiffusionMatrix:
                 "shape (N, d) with N >= 1 and d >= 1; put one example in each row"
             )
         _checks.finite("gradients", gradients)
-        alone = ranks.over(None, len(gradients))
-        return cls(backends.Stored(gradients), backend, alone, memory, progress, keeping.NOTHING)
+        return cls(Gradients(Given(gradients), Ranks(None, len(gradients)), progress), backend, memory)
 
     @classmethod
     def from_model(
@@ -113,14 +119,14 @@ class DiffusionMatrix:
         model, loss, x, y, chunk
             As in :func:`sgdvi_lite.gradients.chunks`; in particular the network is in evaluation mode.
         backend, memory, progress
-            As in :meth:`from_gradients`; ``dense`` and ``lanczos`` never hold all gradients.
+            As in :meth:`from_gradients`; ``dense`` and ``recomputed`` never hold all gradients.
         group
             A process group of ``torch.distributed``, such as ``torch.distributed.group.WORLD``, over whose ranks the
             examples are spread: each rank gives its own ``x`` and ``y``, and has the same matrix afterwards. All ranks
             call each method.
         folder
             Where to keep what is done, every minute or more rarely: the matrix of ``dense`` so far (all of its size),
-            the passes of ``lanczos``, and the Krylov spaces. The same call goes on from there. Not for a group.
+            the passes of ``recomputed``, and the Krylov spaces. The same call goes on from there. Not for a group.
 
         Raises
         ------
@@ -153,10 +159,11 @@ class DiffusionMatrix:
         >>> D.shape, D.how
         ((8, 8), 'gram, N = 5 < d = 8, 480 bytes; gradients layer by layer')
         """
-        own = copy.deepcopy(model) if backend in ("auto", "lanczos") else model
-        source = gradients.Network(own, loss, x, y, chunk)
-        kept = keeping.of_network(folder, own, loss, x, y, chunk=source.chunk, group=group)
-        return cls(source, backend, ranks.over(group, len(x)), memory, progress, kept)
+        if backend not in ("dense", "gram"):  # the weights are read again after this call, when they may have changed
+            model = copy.deepcopy(model)
+        net = gradients.Network(model, loss, x, y, chunk)
+        states = keeping.of_network(folder, model, loss, x, y, chunk=net.chunk, group=group)
+        return cls(Gradients(net, Ranks(group, len(x)), progress, states), backend, memory)
 
     @property
     def backend(self) -> str:
@@ -187,9 +194,14 @@ class DiffusionMatrix:
         return self._backend.matmul(V)
 
     @property
+    def plan(self) -> plans.Plan:
+        """What was chosen and why; its text is :attr:`how`."""
+        return self._eigenvalues.plan
+
+    @property
     def how(self) -> str:
         """Back-end, memory and method, and why."""
-        return self._storage + self._eigen.how
+        return str(self.plan)
 
     def dense(self) -> Float[Tensor, "d d"]:
         """The matrix itself, as a new array."""
@@ -202,7 +214,7 @@ class DiffusionMatrix:
     def frobenius_norm(self) -> float:
         """Square root of the sum of all squared eigenvalues, exact for every back-end.
 
-        With ``lanczos`` it costs a pass over the gradients for every 2,048 columns.
+        With ``recomputed`` it costs a pass over the gradients for every 2,048 columns.
         """
         return self._backend.frobenius_norm
 
@@ -216,17 +228,17 @@ class DiffusionMatrix:
         Raises
         ------
         ValueError
-            If ``k > d``, or if all are asked of the back-end ``lanczos``.
+            If ``k > d``, or if all are asked of the back-end ``recomputed``.
         MemoryError
             If all are asked and do not fit.
         LimitError
             If the Krylov space would outgrow the memory; the message says how far it got.
         """
-        if k is None and self.backend == "lanczos":
-            raise ValueError("k = None: backend 'lanczos' gives leading eigenvalues; give k, or use backend='dense'")
+        if k is None and not self._backend.stored:
+            raise ValueError("k = None: backend 'recomputed' gives leading eigenvalues; give k, or use backend='dense'")
         k = self.shape[0] if k is None else k
         _checks.count("k", k, high=self.shape[0], remedy="the matrix has no more eigenvalues")
-        return self._eigen.largest(k)
+        return self._eigenvalues.largest(k)
 
     def rank(self, eps: float | None = None) -> int:
         """Number of eigenvalues above ``lambda_max * d * eps``, by default with the epsilon of the gradients' dtype.
@@ -236,7 +248,7 @@ class DiffusionMatrix:
         ValueError
             If ``eps`` is smaller than that epsilon: rounding errors would be counted.
         LimitError
-            As in :meth:`eigenvalues`, with the back-end ``lanczos``.
+            As in :meth:`eigenvalues`, with the back-end ``recomputed``.
         """
         return self.rank_certificate(eps).count
 
@@ -254,11 +266,11 @@ class DiffusionMatrix:
         >>> found.count, found.kind, found.failure_probability
         (2, 'full', 0.0)
         """
-        own = torch.finfo(self.dtype).eps
-        eps = own if eps is None else eps
-        if eps < own:
-            raise ValueError(f"eps = {eps}: expected >= {own} for {self.dtype} gradients; compute them in float64")
-        return self._eigen.above(eps)
+        least = torch.finfo(self.dtype).eps
+        eps = least if eps is None else eps
+        if eps < least:
+            raise ValueError(f"eps = {eps}: expected >= {least} for {self.dtype} gradients; compute them in float64")
+        return self._eigenvalues.above(eps)
 
     def stable_rank(self) -> float:
         """Trace over largest eigenvalue; see :func:`sgdvi_lite.linalg.stable_rank`."""

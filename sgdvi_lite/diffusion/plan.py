@@ -1,16 +1,104 @@
-"""Memory foreseen before the work, and the back-end of a diffusion matrix that fits into it."""
+"""Memory foreseen before the work, the back-end that fits into it, and what was done, in words."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import psutil
 import torch
 
-from sgdvi_lite.diffusion.backends import BACKENDS, Backend, Source
+from sgdvi_lite.diffusion.base import Backend
+from sgdvi_lite.diffusion.certificates import Certificate
+from sgdvi_lite.diffusion.dense import Dense
+from sgdvi_lite.diffusion.gram import Gram
+from sgdvi_lite.diffusion.recomputed import Recomputed
+from sgdvi_lite.gradients.source import Source
 
+BACKENDS: dict[str, type[Backend]] = {kind.name: kind for kind in (Dense, Gram, Recomputed)}
+ALIASES = {"lanczos": Recomputed.name}
+"""Names that were those of back-ends before."""
 FRACTION = 0.8
 """Part of the free memory that is used by default."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What was chosen for a diffusion matrix, and why; as text it is the matrix's ``how``.
+
+    Attributes
+    ----------
+    N, d : int
+        Numbers of examples and of weights.
+    asked : bool
+        Whether the back-end was asked for; else it was chosen.
+    best, needed
+        Name of the back-end asked for, or that would be chosen if memory were no matter, and the bytes it needs.
+    limit : int
+        Bytes that may be used.
+    backend : str
+        Name of the back-end in use: ``best``, or if it was not asked for and does not fit ``recomputed``.
+    gradients : str
+        How the gradients are computed.
+    solver : str
+        How the last eigenvalues were computed: ``at once``, ``block Lanczos``, or empty if none were yet.
+    certificate : Certificate or None
+        What block Lanczos gave.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sgdvi_lite import DiffusionMatrix
+    >>> D = DiffusionMatrix.from_gradients(torch.eye(3))
+    >>> D.plan.backend, D.plan.asked, D.plan.needed
+    ('dense', False, 72)
+    >>> str(D.plan)
+    'dense, N = 3 >= d = 3, 72 bytes; gradients given'
+    """
+
+    N: int
+    d: int
+    asked: bool
+    best: str
+    needed: float
+    limit: int
+    backend: str
+    gradients: str
+    solver: str = ""
+    certificate: Certificate | None = None
+
+    def __str__(self) -> str:
+        why = "as asked" if self.asked else f"N = {self.N:,} {'<' if self.N < self.d else '>='} d = {self.d:,}"
+        memory = size(self.needed)
+        if self.backend != self.best:
+            memory = f"{self.best} needs {memory}, and {size(self.limit)} may be used"
+        text = f"{self.backend}, {why}, {memory}; gradients {self.gradients}"
+        if self.certificate:
+            kind, products = self.certificate.kind, self.certificate.products
+            return f"{text}; eigenvalues by {self.solver}, {kind} certificate, {products} products"
+        return f"{text}; all eigenvalues {self.solver}" if self.solver else text
+
+
+def choose(name: str, source: Source, N: int, limit: int) -> Plan:
+    """The back-end of that name, or for ``auto`` the best one that fits into ``limit`` bytes."""
+    d, asked = source.d, name != "auto"
+    best = name
+    if not asked:
+        best = "gram" if N < d else "dense"
+    needed = BACKENDS[best].bytes_needed(source, N)
+    backend = BACKENDS[best if asked or needed <= limit else Recomputed.name]
+    remedy = "lower chunk"
+    if backend.stored:
+        remedy = "use backend='recomputed' or float32, or raise memory if there is more"
+    what = f"backend {backend.name!r} with N = {N:,} and d = {d:,}"
+    require(what, backend.bytes_needed(source, N), limit, remedy)
+    return Plan(N, d, asked, best, needed, limit, backend.name, source.how)
+
+
+def require(what: str, needed: float, limit: int, remedy: str) -> None:
+    """Raise unless ``needed`` bytes fit ``limit``."""
+    if needed > limit:
+        raise MemoryError(f"{what} needs {size(needed)}, and {size(limit)} may be used: {remedy}")
 
 
 def available(device: torch.device) -> int:
@@ -31,28 +119,3 @@ def size(number: float) -> str:
     units = ("bytes", "kB", "MB", "GB", "TB")
     power = min(int(math.log10(max(number, 1)) // 3), len(units) - 1)
     return f"{number / 1000**power:.3g} {units[power]}"
-
-
-def require(what: str, needed: float, limit: int, remedy: str) -> None:
-    """Raise unless ``needed`` bytes fit ``limit``."""
-    if needed > limit:
-        raise MemoryError(f"{what} needs {size(needed)}, and {size(limit)} may be used: {remedy}")
-
-
-def choose(name: str, source: Source, N: int, limit: int) -> tuple[type[Backend], str]:
-    """The back-end of that name, or the best one that fits into ``limit`` bytes, and a sentence that says why."""
-    d = source.d
-    best = "gram" if N < d else "dense"
-    chosen = best if name == "auto" else name
-    needed = BACKENDS[chosen].bytes_needed(source, N)
-    if name == "auto" and needed > limit:
-        chosen, lacking = "lanczos", f"{best} needs {size(needed)}, and {size(limit)} may be used"
-        needed = BACKENDS[chosen].bytes_needed(source, N)
-    else:
-        lacking = f"{size(needed)}"
-    remedy = (
-        "lower chunk" if chosen == "lanczos" else "use backend='lanczos' or float32, or raise memory if there is more"
-    )
-    require(f"backend {chosen!r} with N = {N:,} and d = {d:,}", needed, limit, remedy)
-    why = f"N = {N:,} {'<' if N < d else '>='} d = {d:,}" if name == "auto" else "as asked"
-    return BACKENDS[chosen], f"{chosen}, {why}, {lacking}; gradients {source.how}"

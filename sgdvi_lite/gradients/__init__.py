@@ -5,6 +5,6 @@ They are computed in evaluation mode, chunk by chunk: layer by layer from one ba
 :func:`torch.func.grad`.
 """
 
-from sgdvi_lite.gradients.source import CHUNK_BYTES, Loss, Network, chunks, per_example_gradients
+from sgdvi_lite.gradients.source import CHUNK_BYTES, Loss, Network, Source, chunks, per_example_gradients
 
-__all__ = ["CHUNK_BYTES", "Loss", "Network", "chunks", "per_example_gradients"]
+__all__ = ["CHUNK_BYTES", "Loss", "Network", "Source", "chunks", "per_example_gradients"]

@@ -7,7 +7,8 @@ instead of ``out * in``, and inner products of gradients cost as much less. Conv
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,79 +17,79 @@ from torch.nn.functional import cross_entropy
 from torch.nn.grad import conv2d_weight
 
 
-@dataclass(frozen=True)
-class Rows:
+class Rows(NamedTuple):
     """Gradients of ``w`` weights as they are, (n, w)."""
 
     rows: Tensor
 
-    @property
-    def width(self) -> int:
-        return self.rows.shape[1]
-
-    def tensors(self) -> tuple[Tensor, ...]:
-        return (self.rows,)
-
     def write(self, out: Tensor) -> None:
+        """Write the gradients into ``out (n, w)``."""
         out.copy_(self.rows)
 
     def add_gram(self, other: Rows, K: Tensor) -> None:
+        """Add the inner products with the gradients of other examples to ``K (n, n')``."""
         K.addmm_(self.rows, other.rows.T)
 
     def matmul(self, V: Tensor) -> Tensor:
+        """Inner products (n, m) of the gradients with the columns of ``V (w, m)``."""
         return self.rows @ V
 
     def transposed_matmul(self, U: Tensor) -> Tensor:
+        """Sums (w, m) of the gradients, weighted by the columns of ``U (n, m)``."""
         return self.rows.T @ U
 
 
-@dataclass(frozen=True)
-class Outer:
+class Outer(NamedTuple):
     """Gradients ``delta_k a_k^T`` of a linear layer's weights, as the factors (n, out) and (n, in)."""
 
     delta: Tensor
     a: Tensor
 
-    @property
-    def width(self) -> int:
-        return self.delta.shape[1] * self.a.shape[1]
-
-    def tensors(self) -> tuple[Tensor, ...]:
-        return (self.delta, self.a)
-
     def write(self, out: Tensor) -> None:
+        """Write the gradients into ``out (n, w)``."""
         shape = (self.delta.shape[1], self.a.shape[1])
         torch.mul(self.delta[:, :, None], self.a[:, None, :], out=out.unflatten(1, shape))
 
     def add_gram(self, other: Outer, K: Tensor) -> None:
+        """Add the inner products with the gradients of other examples to ``K (n, n')``."""
         K.addcmul_(self.delta @ other.delta.T, self.a @ other.a.T)
 
     def matmul(self, V: Tensor) -> Tensor:
+        """Inner products (n, m) of the gradients with the columns of ``V (w, m)``."""
         (n, rows), (_, columns), m = self.delta.shape, self.a.shape, V.shape[1]
         VT = V.view(rows, columns, m).transpose(0, 1).reshape(columns, rows * m)
         return torch.bmm(self.delta[:, None, :], (self.a @ VT).view(n, rows, m))[:, 0]
 
     def transposed_matmul(self, U: Tensor) -> Tensor:
+        """Sums (w, m) of the gradients, weighted by the columns of ``U (n, m)``."""
         n, m = U.shape
         weighted = (self.a[:, :, None] * U[:, None, :]).view(n, -1)
         return (self.delta.T @ weighted).view(-1, m)
 
 
 Part = Rows | Outer
+"""Gradients of n examples for the weights of one parameter: one tensor (n, w), or two factors."""
+
+
+def width(part: Part) -> int:
+    """Number of weights."""
+    return math.prod(tensor.shape[1] for tensor in part)
 
 
 def unknown_layer(model: nn.Module) -> str | None:
     """Why :class:`LayerGradients` cannot be used for a network: the layer that it does not know, or ``None``."""
     seen: set[int] = set()
     for name, layer in model.named_modules():
-        own = [p for p in layer.parameters(recurse=False) if p.requires_grad]
+        title = f"{type(layer).__name__} {name!r}"
+        parameters = list(layer.parameters(recurse=False))
+        trained = {id(p) for p in parameters if p.requires_grad}
         if getattr(layer, "inplace", False):
-            return f"{type(layer).__name__} {name!r} works in place"
-        if own and not (_is_known(layer) and all(p.requires_grad for p in layer.parameters(recurse=False))):
-            return f"{type(layer).__name__} {name!r} is none of {', '.join(t.__name__ for t in KNOWN)}, plain and whole"
-        if seen & {id(p) for p in own}:
-            return f"{type(layer).__name__} {name!r} shares its weights with another layer"
-        seen |= {id(p) for p in own}
+            return f"{title} works in place"
+        if trained and not (_is_known(layer) and all(p.requires_grad for p in parameters)):
+            return f"{title} is none of {', '.join(t.__name__ for t in KNOWN)}, plain and whole"
+        if seen & trained:
+            return f"{title} shares its weights with another layer"
+        seen |= trained
     return None
 
 
@@ -112,16 +113,15 @@ class LayerGradients:
         hooks = [layer.register_forward_hook(lambda m, i, o: calls.append((m, i[0], o))) for layer in self.layers]
         try:
             with torch.enable_grad():
-                output = self.model(x)
-                total = _sum_of_losses(self.loss, output, y)
+                total = _sum_of_losses(self.loss, self.model(x), y)
         finally:
             for hook in hooks:
                 hook.remove()
-        deltas = torch.autograd.grad(total, [o for _, _, o in calls])
-        found = {id(m): (i.detach(), delta) for (m, i, _), delta in zip(calls, deltas, strict=True)}
-        if len(calls) != len(self.layers) or len(found) != len(self.layers):
+        deltas = torch.autograd.grad(total, [output for _, _, output in calls])
+        passed = {layer: (a.detach(), delta) for (layer, a, _), delta in zip(calls, deltas, strict=True)}
+        if len(calls) != len(self.layers) or len(passed) != len(self.layers):
             raise NotImplementedError("a layer is not used exactly once")
-        return [part for layer in self.layers for part in KNOWN[type(layer)](layer, *found[id(layer)])]
+        return [part for layer in self.layers for part in KNOWN[type(layer)](layer, *passed[layer])]
 
 
 def _sum_of_losses(loss, output: Tensor, y: Tensor) -> Tensor:
@@ -153,15 +153,15 @@ def _batch_norm(layer: nn.modules.batchnorm._BatchNorm, a: Tensor, delta: Tensor
 
 
 KNOWN = {nn.Linear: _linear, nn.Conv2d: _conv2d, nn.BatchNorm1d: _batch_norm, nn.BatchNorm2d: _batch_norm}
+"""Layers whose gradients are computed here, and how: from their input and the gradient at their output."""
 
 
 @torch.no_grad()
 def rows(parts: list[Part], out: Tensor | None = None) -> Tensor:
     """The gradients (n, d) that the parts stand for, written into ``out`` if given."""
-    one, widths = parts[0].tensors()[0], [part.width for part in parts]
-    out = one.new_empty(len(one), sum(widths)) if out is None else out
-    start = 0
-    for part, width in zip(parts, widths, strict=True):
-        part.write(out[:, start : start + width])
-        start += width
+    widths = list(map(width, parts))
+    if out is None:
+        out = parts[0][0].new_empty(len(parts[0][0]), sum(widths))
+    for part, columns in zip(parts, out.split(widths, dim=1), strict=True):
+        part.write(columns)
     return out

@@ -1,4 +1,4 @@
-"""The per-example gradients of a network, chunk by chunk, layer by layer or by vmap."""
+"""Where per-example gradients come from, chunk by chunk: a network, layer by layer or by vmap, or a given array."""
 
 from __future__ import annotations
 
@@ -12,21 +12,23 @@ from tqdm.auto import tqdm
 
 from sgdvi_lite import _checks
 from sgdvi_lite.gradients import layers
-from sgdvi_lite.nets import count_parameters
+from sgdvi_lite.gradients.layers import Part, Rows
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 CHUNK_BYTES = {"cpu": 32 * 2**20, "cuda": 512 * 2**20}
 """Default bound on the size of one chunk of gradients, in bytes: small enough for the caches, large enough to share
 the overhead of a pass."""
+CHUNK_ROWS = 4096
+"""Gradients in one chunk of a given array, which takes no memory of its own."""
+MIXING = nn.modules.batchnorm._BatchNorm | nn.modules.dropout._DropoutNd
+"""Layers in which the examples of a batch are mixed, or noise is added, in training mode."""
 
 
-class Network:
-    """The per-example gradients of a network over its examples, to be gone through as often as needed.
+class Source:
+    """Per-example gradients, to be gone through as often as needed.
 
-    Parameters
-    ----------
-    model, loss, x, y, chunk
-        As in :func:`chunks`, with the same errors.
+    A source supplies its attributes and ``parts(progress, first)``, an iterator over the gradients from example
+    ``first`` on, ``chunk`` at a time, as in :meth:`Network.parts`.
 
     Attributes
     ----------
@@ -36,65 +38,123 @@ class Network:
         Number of weights.
     like : Tensor
         Has the dtype and device of the gradients.
+    chunk : int
+        Examples at a time.
+    widths : tuple of int
+        How many numbers :meth:`parts` holds for one example, one entry for each tensor.
     how : str
-        ``layer by layer``, or why the general path is taken.
+        How they are computed.
     """
-
-    def __init__(self, model: nn.Module, loss: Loss, x: Tensor, y: Tensor, chunk: int | None = None):
-        _check(model, loss, x, y)
-        self.N, self.d, self.like = len(x), count_parameters(model), x.new_empty(0)
-        if chunk is not None:
-            _checks.count("chunk", chunk)
-        bound = CHUNK_BYTES.get(x.device.type, CHUNK_BYTES["cpu"])
-        self.chunk = min(self.N, chunk or max(1, bound // (self.d * x.element_size())))
-        self._x, self._y, self._loss = x, y, loss
-        self._general = _batched(model, loss)
-        self._layers = layers.LayerGradients(model, loss)
-        self.how = self._choose(model)
-
-    def _choose(self, model: nn.Module) -> str:
-        """Take the fast path only if all layers are known and two examples confirm it."""
-        reason = layers.unknown_layer(model)
-        if reason is None:
-            x, y = self._x[:2], self._y[:2]
-            try:
-                exact = _one_by_one(model, self._loss, x, y)
-                error = (layers.rows(self._layers(x, y)) - exact).abs().max()
-                if error <= torch.finfo(x.dtype).eps ** 0.5 * exact.abs().max():
-                    return "layer by layer"
-                reason = "two examples contradict the fast path"
-            except RuntimeError as error:  # if it is a fault of the network, the general path meets it too
-                reason = str(error)
-        self._layers = None
-        return f"vmap, since {reason}"
-
-    def parts(self, progress: bool = False, first: int = 0) -> Iterator[list[layers.Part]]:
-        """Iterate over the gradients from ``first`` on, ``chunk`` at a time, those of linear layers as factors."""
-        options = {"desc": "gradients", "unit": "example", "disable": not progress, "leave": False}
-        with tqdm(total=self.N, initial=first, **options) as bar:
-            for start in range(first, self.N, self.chunk):
-                x, y = (t[start : start + self.chunk] for t in (self._x, self._y))
-                parts = self._layers(x, y) if self._layers else [layers.Rows(self._general(x, y))]
-                for tensor in (t for part in parts for t in part.tensors()):
-                    _checks.finite("gradients", tensor, first=start)
-                yield parts
-                bar.update(len(x))
 
     def chunks(
         self, progress: bool = False, out: Tensor | None = None, first: int = 0
     ) -> Iterator[Float[Tensor, "n d"]]:
         """Iterate over the gradients as rows; written into ``out (chunk, d)``, one chunk over the other, if given."""
         for parts in self.parts(progress, first):
-            n = len(parts[0].tensors()[0])
-            yield layers.rows(parts, None if out is None else out[:n])
+            yield layers.rows(parts, None if out is None else out[: len(parts[0][0])])
 
 
-def _one_by_one(model: nn.Module, loss: Loss, x: Tensor, y: Tensor) -> Tensor:
+class Given(Source):
+    """Gradients (N, d) that are there already; they are not modified."""
+
+    how = "given"
+
+    def __init__(self, gradients: Tensor, chunk: int = CHUNK_ROWS):
+        self.N, self.d = gradients.shape
+        self.like, self.widths = gradients.new_empty(0), (self.d,)
+        self.chunk = min(self.N, chunk)
+        self._gradients = gradients
+
+    def parts(self, progress: bool = False, first: int = 0) -> Iterator[list[Part]]:
+        """Iterate over the gradients from ``first`` on, ``chunk`` at a time, as they are."""
+        return ([Rows(rows)] for rows in self._gradients[first:].split(self.chunk))
+
+
+class Network(Source):
+    """The per-example gradients of a network over its examples.
+
+    Parameters
+    ----------
+    model, loss, x, y, chunk
+        As in :func:`chunks`, with the same errors.
+
+    Attributes
+    ----------
+    how : str
+        ``layer by layer``, or why the general path is taken.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sgdvi_lite import gradients
+    >>> x, y = torch.randn(5, 3), torch.tensor([0, 1, 1, 0, 1])
+    >>> source = gradients.Network(torch.nn.Linear(3, 2), torch.nn.functional.cross_entropy, x, y)
+    >>> source.d, source.how, source.widths  # two factors of the weights' gradient, and that of the biases
+    (8, 'layer by layer', (2, 3, 2))
+    """
+
+    def __init__(self, model: nn.Module, loss: Loss, x: Tensor, y: Tensor, chunk: int | None = None):
+        _check(model, loss, x, y)
+        if chunk is not None:
+            _checks.count("chunk", chunk)
+        weights = [p for p in model.parameters() if p.requires_grad]
+        self.N, self.like = len(x), x.new_empty(0)
+        self.d = sum(p.numel() for p in weights)
+        bound = CHUNK_BYTES.get(x.device.type, CHUNK_BYTES["cpu"])
+        self.chunk = min(self.N, chunk or max(1, bound // (self.d * x.element_size())))
+        self._x, self._y = x, y
+        self._compute = layers.LayerGradients(model, loss)
+        reason = layers.unknown_layer(model) or self._doubt(lambda x, y: _one_by_one(model, weights, loss, x, y))
+        self.how = f"vmap, since {reason}" if reason else "layer by layer"
+        if reason:
+            self._compute, self.widths = _batched(model, loss), (self.d,)
+
+    def _doubt(self, slow: Callable[[Tensor, Tensor], Tensor]) -> str | None:
+        """Why the fast path is not taken: two examples have to confirm it."""
+        x, y = self._x[:2], self._y[:2]
+        try:
+            exact, parts = slow(x, y), self._compute(x, y)
+            error = (layers.rows(parts) - exact).abs().max()
+        except RuntimeError as fault:  # if it is the network's, the general path meets it too
+            return str(fault)
+        self.widths = tuple(tensor.shape[1] for part in parts for tensor in part)
+        agree = error <= torch.finfo(x.dtype).eps ** 0.5 * exact.abs().max()
+        return None if agree else "two examples contradict the fast path"
+
+    def parts(self, progress: bool = False, first: int = 0) -> Iterator[list[Part]]:
+        """Iterate over the gradients from ``first`` on, ``chunk`` at a time, those of linear layers as factors."""
+        options = {"desc": "gradients", "unit": "example", "disable": not progress, "leave": False}
+        with tqdm(total=self.N, initial=first, **options) as bar:
+            for start in range(first, self.N, self.chunk):
+                x, y = (t[start : start + self.chunk] for t in (self._x, self._y))
+                parts = self._compute(x, y)
+                for tensor in (tensor for part in parts for tensor in part):
+                    _checks.finite("gradients", tensor, first=start)
+                yield parts
+                bar.update(len(x))
+
+
+def _one_by_one(model: nn.Module, weights: list[nn.Parameter], loss: Loss, x: Tensor, y: Tensor) -> Tensor:
     """Gradients (n, d) by a backward pass for each example."""
-    weights = [p for p in model.parameters() if p.requires_grad]
     values = (loss(model(x[k : k + 1]), y[k : k + 1]) for k in range(len(x)))
     rows = (torch.autograd.grad(value, weights) for value in values)
     return torch.stack([torch.cat([g.reshape(-1) for g in row]) for row in rows])
+
+
+def _batched(model: nn.Module, loss: Loss) -> Callable[[Tensor, Tensor], list[Part]]:
+    """The general path: gradients of each example for any network."""
+    weights = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
+    fixed = {name: t.detach() for name, t in model.named_parameters() if not t.requires_grad}
+    fixed |= dict(model.named_buffers())
+
+    def of_one(weights: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
+        return loss(functional_call(model, (weights, fixed), (x[None],)), y[None])
+
+    def of_each(x: Tensor, y: Tensor) -> list[Part]:
+        gradients = vmap(grad(of_one), in_dims=(None, 0, 0))(weights, x, y)
+        return [Rows(torch.cat([g.reshape(len(g), -1) for g in gradients.values()], dim=1))]
+
+    return of_each
 
 
 def chunks(
@@ -128,22 +188,6 @@ def chunks(
         gradient is NaN or infinite.
     """
     return Network(model, loss, x, y, chunk).chunks(progress)
-
-
-def _batched(model: nn.Module, loss: Loss) -> Callable[[Tensor, Tensor], Tensor]:
-    """The general path: gradients of each example, (n, d), for any network."""
-    weights = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
-    fixed = {name: t.detach() for name, t in model.named_parameters() if not t.requires_grad}
-    fixed |= dict(model.named_buffers())
-
-    def of_one(weights: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
-        return loss(functional_call(model, (weights, fixed), (x[None],)), y[None])
-
-    def of_each(x: Tensor, y: Tensor) -> Tensor:
-        parts = vmap(grad(of_one), in_dims=(None, 0, 0))(weights, x, y)
-        return torch.cat([g.reshape(len(g), -1) for g in parts.values()], dim=1)
-
-    return of_each
 
 
 def per_example_gradients(
@@ -184,8 +228,7 @@ def _check(model: nn.Module, loss: Loss, x: Tensor, y: Tensor) -> None:
 
 def _check_mode(model: nn.Module) -> None:
     for name, layer in model.named_modules():
-        mixes = isinstance(layer, nn.modules.batchnorm._BatchNorm | nn.modules.dropout._DropoutNd)
-        if mixes and layer.training:
+        if isinstance(layer, MIXING) and layer.training:
             raise ValueError(
                 f"model: {type(layer).__name__} {name!r} is in training mode, where examples are mixed; "
                 "call model.eval() first"

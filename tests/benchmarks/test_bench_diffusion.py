@@ -5,6 +5,7 @@ import torch
 from problems import WEIGHTS, generator, network_problem
 
 from sgdvi_lite import DiffusionMatrix, data, gradients, nets, sgd
+from sgdvi_lite.gradients.source import _batched
 
 backpack = pytest.importorskip("backpack", reason="the peer is missing: run make bench")
 CHUNK = {"tiny-fc": 4000, "small-fc": 1000, "small-lenet": 512, "small-allcnn": 128}
@@ -25,8 +26,8 @@ def library(model, loss, x, y, chunk):
 
 
 def by_vmap(model, loss, x, y, chunk):
-    of_each = gradients._batched(model, loss)
-    return sum(float(of_each(a, b)[0, 0]) for a, b in zip(x.split(chunk), y.split(chunk), strict=True))
+    of_each = _batched(model, loss)
+    return sum(float(of_each(a, b)[0].rows[0, 0]) for a, b in zip(x.split(chunk), y.split(chunk), strict=True))
 
 
 def by_backpack(model, loss, x, y, chunk):
@@ -58,11 +59,11 @@ def test_gradients(benchmark, name, way):
 
 
 def gram_of_library(*problem):
-    return DiffusionMatrix.from_model(*problem, backend="gram")._backend.gram
+    return DiffusionMatrix.from_model(*problem, backend="gram")._backend.matrix
 
 
 def gram_of_rows(model, loss, x, y):
-    G = gradients._batched(model, loss)(x, y)
+    G = _batched(model, loss)(x, y)[0].rows
     G -= G.mean(0)
     return G @ G.T / len(G)
 

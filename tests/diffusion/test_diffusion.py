@@ -1,3 +1,4 @@
+from dataclasses import FrozenInstanceError
 from fractions import Fraction
 
 import pytest
@@ -9,9 +10,13 @@ from references import autograd_gradients, diffusion_from_pairs, minibatch_varia
 from scipy.sparse.linalg import eigsh
 
 from sgdvi_lite import DiffusionMatrix, LimitError, minibatch_factor, nets, temperature
-from sgdvi_lite.diffusion import backends, eigenvalues, lanczos, ranks
+from sgdvi_lite.diffusion import eigenvalues, lanczos
+from sgdvi_lite.diffusion.base import Gradients
+from sgdvi_lite.diffusion.dense import Dense
+from sgdvi_lite.diffusion.ranks import Ranks
+from sgdvi_lite.gradients.source import Given, Network
 
-BACKENDS = ["dense", "gram", "lanczos"]
+BACKENDS = ["dense", "gram", "recomputed"]
 
 
 def random_gradients(N, d, seed=0, dtype=torch.float64):
@@ -142,15 +147,15 @@ def test_the_back_ends_agree_on_every_network_on_both_sides_of_N_equal_d(name, s
 
 
 @pytest.mark.parametrize("name", nets.NETWORKS)
-def test_gram_and_lanczos_agree_on_every_network(name):
+def test_gram_and_recomputed_agree_on_every_network(name):
     problem = network_problem(name, 30)
-    gram, lanczos = (DiffusionMatrix.from_model(*problem, backend=b) for b in ("gram", "lanczos"))
+    gram, recomputed = (DiffusionMatrix.from_model(*problem, backend=b) for b in ("gram", "recomputed"))
     largest = gram.eigenvalues(1).item()
-    assert torch.allclose(gram.eigenvalues(12), lanczos.eigenvalues(12), rtol=0, atol=1e-9 * largest)
+    assert torch.allclose(gram.eigenvalues(12), recomputed.eigenvalues(12), rtol=0, atol=1e-9 * largest)
     for eps in (1e-9, 1e-7, 1e-6):
-        assert gram.rank(eps) == lanczos.rank(eps) <= 29
-    assert gram.trace() == pytest.approx(lanczos.trace(), rel=1e-9)
-    assert lanczos.rank_certificate(1e-7).kind != "full"
+        assert gram.rank(eps) == recomputed.rank(eps) <= 29
+    assert gram.trace() == pytest.approx(recomputed.trace(), rel=1e-9)
+    assert recomputed.rank_certificate(1e-7).kind != "full"
 
 
 def test_block_lanczos_on_a_stored_matrix_counts_what_all_eigenvalues_count(monkeypatch):
@@ -161,15 +166,18 @@ def test_block_lanczos_on_a_stored_matrix_counts_what_all_eigenvalues_count(monk
     for backend in ("dense", "gram"):
         D = DiffusionMatrix.from_gradients(G, backend)
         found = D.rank_certificate(1e-4)
-        assert found.kind in ("deterministic", "probabilistic") and "block Lanczos" in D.how
+        assert found.kind in ("deterministic", "probabilistic")
+        assert D.plan.solver == "block Lanczos" and D.plan.certificate is found
+        assert D.how.endswith(f"; eigenvalues by block Lanczos, {found.kind} certificate, {found.products} products")
         assert found.count == full.rank(1e-4) == 51
         assert torch.allclose(found.values, full.eigenvalues(51), rtol=1e-9)
         assert torch.allclose(D.eigenvalues(20), full.eigenvalues(20), rtol=1e-9)
-        assert D.rank() == full.rank() == 400 and "all eigenvalues at once" in D.how
+        assert D.rank() == full.rank() == 400
+        assert D.plan.solver == "at once" and D.how.endswith("; all eigenvalues at once")
 
 
 @pytest.mark.parametrize("side", [-1, 1])
-@pytest.mark.parametrize("backend", ["dense", "gram", "lanczos"])
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_an_eigenvalue_too_close_to_the_threshold_for_float32_is_counted_in_float64(monkeypatch, backend, side):
     """Float32 products are off by more than 1e-6 of the eigenvalue; float64 products with what is stored are not."""
     monkeypatch.setattr(eigenvalues, "FULL", 100)
@@ -177,9 +185,8 @@ def test_an_eigenvalue_too_close_to_the_threshold_for_float32_is_counted_in_floa
     D = DiffusionMatrix.from_model(model.float(), loss, x.float(), y, backend, chunk=300)
     exact = torch.linalg.eigvalsh(D.dense().double())
     eps = exact[-12].item() * (1 + side * 1e-6) / (exact[-1].item() * D.shape[0])
-    dtypes, search = [], lanczos._search
-    spy = lambda matmul, like, *rest: dtypes.append(like.dtype) or search(matmul, like, *rest)  # noqa: E731
-    monkeypatch.setattr(lanczos, "_search", spy)
+    dtypes, grow = [], lanczos.Search._grow
+    monkeypatch.setattr(lanczos.Search, "_grow", lambda s: dtypes.append(s.problem.like.dtype) or grow(s))
     found = D.rank_certificate(eps)
     assert dtypes == [torch.float32, torch.float64]
     assert found.count == (11 if side > 0 else 12) and found.kind != "full"
@@ -190,7 +197,7 @@ def test_an_eigenvalue_too_close_to_the_threshold_for_float32_is_counted_in_floa
 def test_all_eigenvalues_are_found_in_float64_where_float32_cannot_tell(backend, side):
     model, loss, x, y = network_problem("tiny-fc", 1000)
     D = DiffusionMatrix.from_model(model.float(), loss, x.float(), y, backend, chunk=300)
-    exact = torch.linalg.eigvalsh((D.dense() if backend == "dense" else D._backend.gram).double())
+    exact = torch.linalg.eigvalsh((D.dense() if backend == "dense" else D._backend.matrix).double())
     for k in range(40, 60):
         eps = exact[-k].item() * (1 + side * 1e-9) / (exact[-1].item() * D.shape[0])
         found = D.rank_certificate(eps)
@@ -210,14 +217,14 @@ def test_where_block_lanczos_does_not_end_a_stored_matrix_gives_all_eigenvalues(
     monkeypatch.setattr(eigenvalues, "FULL", 100)
     D = DiffusionMatrix.from_gradients(torch.randn(400, 350, generator=generator(), dtype=torch.float64), backend)
     exact = torch.linalg.eigvalsh(D.dense()).flip(0)
-    assert torch.allclose(D.eigenvalues(10), exact[:10], rtol=1e-9) and "all eigenvalues at once" in D.how
+    assert torch.allclose(D.eigenvalues(10), exact[:10], rtol=1e-9) and D.plan.solver == "at once"
     assert D.stable_rank() == pytest.approx((exact.sum() / exact[0]).item())
 
 
 def test_eigenvalues_that_are_known_already_cost_no_further_products(monkeypatch):
-    D = DiffusionMatrix.from_gradients(gradients_with_spectrum([4.0, 2.0, 1.0, 1e-6], N=20), "lanczos")
+    D = DiffusionMatrix.from_gradients(gradients_with_spectrum([4.0, 2.0, 1.0, 1e-6], N=20), "recomputed")
     assert D.rank(1e-3) == 3
-    monkeypatch.setattr(D._backend, "matmul", lambda V: pytest.fail("the matrix was multiplied again"))
+    monkeypatch.setattr(type(D._backend), "matmul", lambda *_: pytest.fail("the matrix was multiplied again"))
     assert D.eigenvalues(2).tolist() == pytest.approx([4.0, 2.0], rel=1e-9)
     assert D.stable_rank() == pytest.approx(7.000001 / 4)
 
@@ -248,9 +255,32 @@ def test_float32_sums_keep_their_digits():
 def test_auto_takes_what_fits_and_says_so():
     problem = network_problem("tiny-fc", 2000)
     roomy, tight = (DiffusionMatrix.from_model(*problem, memory=m, chunk=20) for m in (1e9, 4e6))
+    assert (roomy.plan.backend, roomy.plan.best, roomy.plan.asked) == ("dense", "dense", False)
+    assert (tight.plan.backend, tight.plan.best, tight.plan.limit) == ("recomputed", "dense", 4_000_000)
+    assert roomy.plan.needed == tight.plan.needed == (1221**2 + 20 * 1221) * 8
     assert roomy.how.startswith("dense, N = 2,000 >= d = 1,221, 12.1 MB; gradients layer by layer")
-    assert tight.how.startswith("lanczos, N = 2,000 >= d = 1,221, dense needs 12.1 MB, and 4 MB may be used")
+    assert tight.how.startswith("recomputed, N = 2,000 >= d = 1,221, dense needs 12.1 MB, and 4 MB may be used")
     assert tight.trace() == pytest.approx(roomy.trace(), rel=1e-12)
+
+
+def test_the_former_name_of_a_back_end_is_accepted():
+    D = DiffusionMatrix.from_model(*network_problem("tiny-fc", 20), "lanczos")
+    assert D.backend == D.plan.backend == "recomputed" and D.how.startswith("recomputed, as asked, ")
+    assert "backend='recomputed'" in repr(D)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_back_end_does_not_change_once_it_is_built(backend):
+    D = DiffusionMatrix.from_gradients(torch.eye(3), backend)
+    assert D._backend.stored == (backend != "recomputed")
+    with pytest.raises(FrozenInstanceError):
+        D._backend.like = torch.zeros(1)
+
+
+def test_memory_is_foreseen_without_computing_a_gradient(monkeypatch):
+    monkeypatch.setattr(Network, "parts", lambda *_: pytest.fail("gradients were computed"))
+    with pytest.raises(MemoryError, match="backend 'gram' with N = 50 and d = 1,221 needs"):
+        DiffusionMatrix.from_model(*network_problem("tiny-fc", 50), "gram", memory=1e4)
 
 
 @pytest.mark.parametrize(
@@ -258,11 +288,11 @@ def test_auto_takes_what_fits_and_says_so():
     [
         (
             lambda p: DiffusionMatrix.from_model(*p, backend="dense", memory=1e6),
-            r"backend 'dense' with N = 50 and d = 1,221 needs 12.4 MB, and 1 MB may be used: use backend='lanczos'",
+            r"backend 'dense' with N = 50 and d = 1,221 needs 12.4 MB, and 1 MB may be used: use backend='recomputed'",
         ),
         (
             lambda p: DiffusionMatrix.from_model(*p, backend="lanczos", memory=1e6),
-            r"backend 'lanczos' .* needs 1.95 MB, and 1 MB may be used: lower chunk",
+            r"backend 'recomputed' .* needs 1.95 MB, and 1 MB may be used: lower chunk",
         ),
     ],
 )
@@ -278,7 +308,7 @@ def test_a_full_spectrum_that_does_not_fit_is_foreseen():
 
 
 def test_a_krylov_space_that_does_not_fit_says_how_far_it_got():
-    D = DiffusionMatrix.from_model(*network_problem("tiny-fc", 1300), backend="lanczos", memory=4e6, chunk=20)
+    D = DiffusionMatrix.from_model(*network_problem("tiny-fc", 1300), backend="recomputed", memory=4e6, chunk=20)
     with pytest.raises(LimitError, match=r"its limit is 68: \d+ eigenvalues have settled"):
         D.rank(1e-6)
 
@@ -296,9 +326,7 @@ def test_a_prescribed_spectrum_is_found(backend):
 @given(chunk=st.integers(1, 13), offset=st.floats(-1e4, 1e4))
 def test_streaming_neither_depends_on_chunks_nor_loses_digits_to_the_mean(chunk, offset):
     G = random_gradients(13, 4)
-    source = backends.Stored(G + offset)
-    source.chunk = chunk
-    D = backends.Dense.build(source, ranks.Alone(13)).dense()
+    D = Dense.build(Gradients(Given(G + offset, chunk), Ranks(None, 13))).dense()
     assert torch.allclose(D, diffusion_from_pairs(G), rtol=0, atol=1e-10)
 
 
@@ -362,7 +390,7 @@ def test_it_says_what_it_is():
         ),
         (
             lambda: DiffusionMatrix.from_gradients(torch.eye(2), backend="magic"),
-            "backend = 'magic': expected one of auto",
+            "backend = 'magic': expected one of auto, dense, gram, recomputed$",
         ),
         (
             lambda: DiffusionMatrix.from_model(*network_problem("tiny-fc", 2), backend="magic"),
@@ -381,8 +409,8 @@ def test_it_says_what_it_is():
             r"k = 3: expected an integer in \[1, 2\]",
         ),
         (
-            lambda: DiffusionMatrix.from_gradients(torch.eye(2), "lanczos").eigenvalues(),
-            r"k = None: backend 'lanczos' gives leading eigenvalues",
+            lambda: DiffusionMatrix.from_gradients(torch.eye(2), "recomputed").eigenvalues(),
+            r"k = None: backend 'recomputed' gives leading eigenvalues",
         ),
         (lambda: DiffusionMatrix.from_gradients(torch.eye(2), memory=0), "memory = 0: expected a finite number > 0"),
         (lambda: DiffusionMatrix.from_gradients(torch.eye(2)).rank(eps=1e-16), "compute them in float64"),

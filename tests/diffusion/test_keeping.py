@@ -15,7 +15,7 @@ from problems import generator, network_problem, one_thread, small_problem  # no
 from sgdvi_lite import DiffusionMatrix, gradients
 from sgdvi_lite._storage import checkpoints
 from sgdvi_lite._storage import folder as storage
-from sgdvi_lite.diffusion import backends, eigenvalues, keeping, lanczos
+from sgdvi_lite.diffusion import eigenvalues, keeping, lanczos
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -112,8 +112,8 @@ def test_a_search_goes_on_after_a_fresh_start(tmp_path, monkeypatch, at_once):
 
     def search(kept):
         calls.clear()
-        options = {"trace": 1.5, "frobenius": None, "limit": 200, "generator": generator(1), "block": 8, "kept": kept}
-        return lanczos.leading(matmul, A, 200, lambda values: 1e-3, **options)
+        problem = lanczos.Problem(matmul, 200, A, lambda values: 1e-3, trace=1.5)
+        return lanczos.Search(problem, 200, generator(1), block=8, states=kept).run()
 
     monkeypatch.setattr(torch, "randn", blind_at_first)
     whole = search(keeping.NOTHING)
@@ -221,7 +221,7 @@ def test_gram_keeps_nothing(tmp_path, at_once):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         D = DiffusionMatrix.from_model(*network_problem("tiny-fc", 20), folder=tmp_path)
-    assert isinstance(D._backend, backends.Gram)
+    assert D.backend == "gram"
     assert files_in(tmp_path) == {"computation.json"}
 
 
@@ -290,11 +290,9 @@ def test_with_another_limit_a_search_goes_on_or_begins_anew(tmp_path, at_once):
 
     def search(limit, kept):
         products = []
-        options = {"trace": A.trace().item(), "frobenius": None, "generator": generator(1), "block": 16}
-        found = lanczos.leading(
-            lambda X: products.append(X.shape[1]) or A @ X, A, 300, lambda v: 1e-2, limit=limit, kept=kept, **options
-        )
-        return found, products
+        matmul = lambda X: products.append(X.shape[1]) or A @ X  # noqa: E731
+        problem = lanczos.Problem(matmul, 300, A, lambda v: 1e-2, A.trace().item())
+        return lanczos.Search(problem, limit, generator(1), block=16, states=kept).run(), products
 
     exact, _ = search(300, keeping.NOTHING)
     kept = kept_in(tmp_path)
@@ -308,7 +306,7 @@ def test_with_another_limit_a_search_goes_on_or_begins_anew(tmp_path, at_once):
 
 def test_two_thresholds_and_two_back_ends_share_a_folder(tmp_path, at_once):
     problem = network_problem("tiny-fc", 150)
-    for backend in ("dense", "lanczos", "dense"):
+    for backend in ("dense", "recomputed", "dense"):
         for eps in (1e-4, 1e-5):
             exact = DiffusionMatrix.from_model(*problem, backend).rank_certificate(eps)
             found = DiffusionMatrix.from_model(*problem, backend, folder=tmp_path).rank_certificate(eps)
@@ -337,3 +335,13 @@ def test_a_search_in_float64_does_not_go_on_from_one_in_float32(backend, tmp_pat
         found = DiffusionMatrix.from_model(*problem, backend, chunk=100, folder=tmp_path).rank_certificate(eps)
         assert torch.equal(found.values, whole.values) and torch.equal(found.residuals, whole.residuals)
         assert found.products == whole.products
+
+
+def test_a_folder_made_under_the_back_ends_former_name_goes_on(tmp_path, monkeypatch, at_once):
+    """The names of the files are those of before, so nothing is computed again."""
+    problem = network_problem("tiny-fc", 150)
+    first = spectrum(problem, "lanczos", tmp_path)
+    assert {path.stem for path in tmp_path.glob("*.pt")} >= {"mean", "trace", "lanczos-eps=0.0001-float64"}
+    passes = Passes(monkeypatch)
+    again = spectrum(problem, "recomputed", tmp_path)
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True)) and passes.made == 0

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from problems import generator
 
-from sgdvi_lite.diffusion import certificates, keeping, lanczos
+from sgdvi_lite.diffusion import certificates, lanczos
 
 D = 300
 SPECTRA = {
@@ -28,18 +28,12 @@ def matrix(spectrum, dtype=torch.float64, seed=0):
 def certified(A, eps, frobenius=True, limit=None, **options):
     threshold = lambda values: values[0].item() * len(A) * eps  # noqa: E731
     norm = A.double().square().sum().sqrt().item() if frobenius else None
-    return lanczos.leading(
-        lambda X: A.to(X.dtype) @ X,
-        A,
-        len(A),
-        threshold,
-        trace=A.double().trace().item(),
-        frobenius=norm,
-        limit=limit or len(A),
-        generator=generator(1),
-        block=16,
-        **options,
-    )
+    problem = lanczos.Problem(multiplied(A), len(A), A, threshold, A.double().trace().item(), norm)
+    return lanczos.Search(problem, limit or len(A), generator(1), block=16, **options).run()
+
+
+def multiplied(A):
+    return lambda X: A.to(X.dtype) @ X
 
 
 @pytest.mark.parametrize("frobenius", [True, False], ids=["with norm", "without"])
@@ -86,8 +80,8 @@ def test_multiple_eigenvalues_that_exhaust_the_krylov_space_are_counted(name, di
     """The Krylov space of few distinct eigenvalues is small; what fills it up has to be orthogonal all the same."""
     spectrum = EXHAUSTED[name].double()
     A = torch.diag(spectrum).to(dtype) if diagonal else matrix(spectrum, dtype)
-    options = {"trace": spectrum.sum().item(), "frobenius": None, "limit": 150, "generator": generator(1), "block": 16}
-    found = lanczos.leading(lambda X: A.to(X.dtype) @ X, A, 150, lambda values: t, **options)
+    problem = lanczos.Problem(multiplied(A), 150, A, lambda values: t, spectrum.sum().item())
+    found = lanczos.Search(problem, 150, generator(1), block=16).run()
     assert found.count == int((spectrum > t).sum())
     assert (found.values <= 1 + 1e-5).all()
 
@@ -217,11 +211,9 @@ def certify_coupled(coupling, end, frobenius):
     """Certificate of the Ritz values of a coupled matrix at a threshold just above the third, 1."""
     A, V = coupled(3, coupling, end)
     values, residuals = A.diagonal()[:5], A @ V - V * A.diagonal()[:5]
-    draw = lambda m: torch.randn(12, m, generator=generator(), dtype=torch.float64)  # noqa: E731
     norm = torch.linalg.matrix_norm(A).item() if frobenius else None
-    return lanczos._certify(
-        lambda X: A @ X, draw, values, residuals, V, 1.001, A.trace().item(), norm, keeping.NOTHING, ""
-    )
+    problem = lanczos.Problem(multiplied(A), 12, A, lambda values: 1.001, A.trace().item(), norm)
+    return lanczos.Search(problem, 12, generator()).certify(lanczos.Ritz(values, residuals, V), 1.001)
 
 
 @pytest.mark.parametrize(("frobenius", "kind"), [(False, "probabilistic"), (True, "deterministic")])
@@ -241,8 +233,8 @@ def test_where_the_residuals_leave_the_count_open_the_same_space_grows(monkeypat
     """An eigenvalue 1e-4 below the threshold: the first Ritz vectors cannot tell, the search ends all the same."""
     spectrum = torch.cat([torch.logspace(0, -2, 150), torch.zeros(D - 150)]).double()
     eps = spectrum[80].item() * 1.0001 / D
-    kinds, certify = [], lanczos._certify
-    monkeypatch.setattr(lanczos, "_certify", lambda *a: kinds.append(certify(*a)) or kinds[-1])
+    kinds, certify = [], lanczos.Search.certify
+    monkeypatch.setattr(lanczos.Search, "certify", lambda *a: kinds.append(certify(*a)) or kinds[-1])
     monkeypatch.setitem(lanczos.TOLERANCE, torch.float64, 0.2)
     found = certified(matrix(spectrum), eps, frobenius=False)
     assert found.count == 80 and [kind for kind, _, _ in kinds] == ["undecided", "probabilistic"]

@@ -19,6 +19,12 @@ def test_the_networks_of_the_paper_take_the_fast_path(name):
     assert gradients.Network(*network_problem(name, 2)).how == "layer by layer"
 
 
+@pytest.mark.parametrize("name", nets.NETWORKS)
+def test_the_widths_are_those_of_what_is_computed(name):
+    source = gradients.Network(*network_problem(name, 2))
+    assert source.widths == tuple(tensor.shape[1] for part in next(source.parts()) for tensor in part)
+
+
 class Twice(torch.nn.Module):
     """One layer used twice in one pass."""
 
@@ -66,6 +72,7 @@ def test_other_networks_take_the_general_path_and_say_why(reason):
     x, y = torch.randn(4, 3, dtype=torch.float64), torch.tensor([0, 1, 2, 0])
     source = gradients.Network(model, cross_entropy, x, y)
     assert source.how.startswith("vmap, since ") and reason in source.how
+    assert source.widths == (source.d,)
     rows = torch.cat(list(source.chunks()))
     assert torch.allclose(rows, autograd_gradients(model, cross_entropy, x, y), rtol=0, atol=1e-12)
 
