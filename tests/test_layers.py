@@ -91,8 +91,3 @@ def test_a_module_is_one_idea_and_its_functions_fit_in_the_head(path):
 
 def test_most_functions_are_a_few_lines():
     assert median(length for lengths in LENGTHS.values() for length in lengths) <= 8
-
-
-def test_the_names_of_the_quick_start_import_from_the_package():
-    assert {"DiffusionMatrix", "minibatch_factor", "temperature", "sgd"} <= set(sgdvi_lite.__all__)
-    assert all(hasattr(sgdvi_lite, name) for name in sgdvi_lite.__all__)
