@@ -5,6 +5,7 @@ that ``import sgdvi_lite`` costs next to nothing.
 """
 
 from importlib import import_module
+from pkgutil import iter_modules
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # what editors and type checkers read; at run time __getattr__ does the same
@@ -35,34 +36,6 @@ if TYPE_CHECKING:  # what editors and type checkers read; at run time __getattr_
     from sgdvi_lite.ou import OrnsteinUhlenbeck
 
 __version__ = "0.1.0"
-__all__ = [
-    "Certificate",
-    "DiffusionMatrix",
-    "FokkerPlanck",
-    "LimitError",
-    "OrnsteinUhlenbeck",
-    "data",
-    "diffusion",
-    "experiments",
-    "fokker_planck",
-    "gradients",
-    "ledger",
-    "linalg",
-    "minibatch",
-    "minibatch_factor",
-    "nets",
-    "ou",
-    "plots",
-    "reports",
-    "results",
-    "sde",
-    "series",
-    "sgd",
-    "slider",
-    "symbolic",
-    "temperature",
-    "thermo",
-]
 _ROOM_OF = {
     "Certificate": "diffusion",
     "DiffusionMatrix": "diffusion",
@@ -72,7 +45,9 @@ _ROOM_OF = {
     "minibatch_factor": "minibatch",
     "temperature": "minibatch",
 }
-"""Where the names live that are not rooms themselves."""
+"""Where the names of the quick start live."""
+_ROOMS = sorted(module.name for module in iter_modules(__path__) if not module.name.startswith("_"))
+__all__ = [*_ROOM_OF, *_ROOMS]
 
 
 def __getattr__(name: str):

@@ -42,9 +42,9 @@ class Api(SphinxDirective):
         return section
 
 
-def short_types(app, what, name, obj, options, signature, annotation):
+def short_types(app, what, name, obj, options, *written):
     """Write ``Float[Tensor, 'N d']`` where autodoc writes ``jaxtyping.Float[Tensor, 'N d']``."""
-    return _short(signature), _short(annotation)
+    return tuple(_short(text) for text in written)
 
 
 def _short(text):
