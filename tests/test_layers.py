@@ -2,10 +2,12 @@
 
 import ast
 import io
+import re
 import shutil
 import subprocess
 import sys
 import tokenize
+import tomllib
 from pathlib import Path
 from statistics import median
 
@@ -70,6 +72,62 @@ def test_a_module_without_a_place_is_found(copy):
     (copy / "sgdvi_lite" / "attic.py").touch()
     kept, printed = lint_imports(copy)
     assert not kept and "sgdvi_lite.attic" in printed
+
+
+# ---- the picture of the house in CONTRIBUTING.md ----------------------------------------------------------------------
+
+
+def first_line(path):
+    return ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))).splitlines()[0].replace("``", "")
+
+
+def rooms(folder):
+    """Rooms and modules of the house, or the rooms of a room, with the first lines of their docstrings."""
+    packages = [path.parent for path in folder.glob("*/__init__.py")]
+    modules = [path for path in folder.glob("*.py") if path.name != "__init__.py" and folder == LIBRARY]
+    named = {f"{path.name}/": path / "__init__.py" for path in packages} | {path.name: path for path in modules}
+    return {(folder.name, name): first_line(path) for name, path in named.items()}
+
+
+def picture(text):
+    """The same, as the picture shows it: a room's rooms stand below it, further to the right."""
+    shown, house = {}, LIBRARY.name
+    (tree,) = re.findall(rf"^```\n{house}/\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    for indent, name, words in re.findall(r"^( +)(\S+) +(.+)$", tree, re.MULTILINE):
+        room = room if len(indent) > 2 else name.rstrip("/")
+        shown[house if len(indent) == 2 else room, name] = words
+    return shown
+
+
+CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+
+
+def house():
+    packages = {path.parent for path in LIBRARY.rglob("__init__.py")}
+    return {key: line for folder in packages for key, line in rooms(folder).items()}
+
+
+def test_the_picture_of_the_house_is_the_house():
+    assert picture(CONTRIBUTING) == house()
+
+
+@pytest.mark.parametrize(
+    "change", [("  sgd/ ", "  sgt/ "), ("    spectrum/", "  spectrum/"), ("Ranks and", "Ranks or")]
+)
+def test_another_picture_is_not(change):
+    assert change[0] in CONTRIBUTING and picture(CONTRIBUTING.replace(*change)) != house()
+
+
+def test_the_picture_shows_the_floors_in_their_order():
+    contract, *_ = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    floors = [sorted(floor.split(" | ")) for floor in contract["layers"]]
+    shown = iter([name.removesuffix(".py").rstrip("/") for room, name in picture(CONTRIBUTING) if room == LIBRARY.name])
+    assert [sorted(next(shown) for _ in floor) for floor in floors] == floors
+
+
+def test_a_room_says_in_five_lines_what_it_is_for():
+    texts = {path: ast.get_docstring(ast.parse(path.read_text())) for path in LIBRARY.rglob("__init__.py")}
+    assert [path for path, text in texts.items() if not 1 <= len(text.splitlines()) <= 5] == []
 
 
 # ---- sizes ---------------------------------------------------------------------------------------------------------
