@@ -74,7 +74,7 @@ def test_a_module_without_a_place_is_found(copy):
     assert not kept and "sgdvi_lite.attic" in printed
 
 
-# ---- the picture of the house in CONTRIBUTING.md ----------------------------------------------------------------------
+# ---- the picture of the house in CONTRIBUTING.md ---------------------------------------------------------------------
 
 
 def first_line(path):
