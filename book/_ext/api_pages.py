@@ -42,9 +42,9 @@ class Api(SphinxDirective):
         return section
 
 
-def short_types(app, what, name, obj, options, *written):
+def short_types(app, what, name, obj, options, signature, annotation):
     """Write ``Float[Tensor, 'N d']`` where autodoc writes ``jaxtyping.Float[Tensor, 'N d']``."""
-    return tuple(_short(text) for text in written)
+    return _short(signature), _short(annotation)
 
 
 def _short(text):
