@@ -28,6 +28,7 @@ if TYPE_CHECKING:  # what editors and type checkers read; at run time __getattr_
         sgd,
         slider,
         symbolic,
+        tables,
         thermo,
     )
     from sgdvi_lite.diffusion import Certificate, DiffusionMatrix, LimitError

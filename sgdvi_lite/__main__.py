@@ -5,13 +5,20 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, fields
+from functools import partial
 from pathlib import Path
+from typing import Any, get_args, get_type_hints
 
-from sgdvi_lite import experiments, nets, reports, results, sgd
+from sgdvi_lite import experiments, nets, reports, results
 from sgdvi_lite.diffusion import LimitError
+from sgdvi_lite.experiments.training import TrainingSettings
 
 DEFAULT_FOLDER = "sgdvi-results"
+"""Where results go, and are looked for, unless another folder is named."""
+
+DEFAULTS = {name: presets["lite"] for name, presets in experiments.PRESETS.items()}
+"""The usual settings of each experiment, whose fields are the options."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -31,49 +38,44 @@ def _run_parser(run: argparse.ArgumentParser) -> None:
     run.add_argument(
         "--preset", default="lite", help="named settings (default: %(default)s); options below change them"
     )
-    _options(run.add_argument_group("settings", "those that the experiment does not have are refused"))
+    _add_settings(run.add_argument_group("settings of every experiment"), TrainingSettings)
+    for name, preset in DEFAULTS.items():
+        _add_settings(run.add_argument_group(f"settings of {name} alone, refused by others"), type(preset))
     run.add_argument("--out", default=DEFAULT_FOLDER, help="folder of the results (default: %(default)s)")
     run.add_argument("--force", action="store_true", help="run again even if this result is there")
     run.add_argument("--keep", action="store_true", help="leave what was written on the way, as the recorded weights")
     run.add_argument("--no-progress", action="store_true", help="no progress bars")
 
 
-def _options(group: argparse._ArgumentGroup) -> None:
-    """Settings of the experiments under their own names; what is not given is None."""
-    switch = argparse.BooleanOptionalAction
-    group.add_argument("--data", help="name of a data set, or a .npz with x_train, y_train, x_test, y_test")
-    group.add_argument("--net", choices=list(nets.NETWORKS))
-    group.add_argument("--classes", type=_labels, metavar="LABELS", help="labels that are kept, such as 0,1,2,3,4")
-    group.add_argument("--pool", type=int, metavar="SIDE", help="average the images down to SIDE x SIDE pixels")
-    group.add_argument("--epochs", type=int)
-    group.add_argument("--burn", type=int, help="epochs that are dropped before the statistics")
-    group.add_argument("--lr", type=float, help="learning rate; of spectrum, the initial one")
-    group.add_argument("--momentum", type=float)
-    group.add_argument("--nesterov", action=switch)
-    group.add_argument("--weight-decay", type=float)
-    group.add_argument("--batch-size", type=int)
-    group.add_argument("--sampling", choices=list(sgd.SAMPLINGS), help="how batches are drawn")
-    group.add_argument("--batch-norm", action=switch, help="with or without these layers")
-    group.add_argument("--examples", type=int, help="number of training examples over which D is computed")
-    group.add_argument("--seed", type=int)
-    group.add_argument("--device", help="cpu, cuda, cuda:1, ...")
-    group.add_argument(
-        "--arithmetic", choices=["float64", "float32"], help="of D; float32 keeps the leading eigenvalues"
-    )
+def _add_settings(group: argparse._ArgumentGroup, settings: type[TrainingSettings]) -> None:
+    """Options for the settings that a class adds to those it inherits; what is not given is None."""
+    types = get_type_hints(settings)
+    for field in fields(settings):
+        if field.name in settings.__annotations__ and field.metadata:
+            group.add_argument("--" + field.name.replace("_", "-"), **_option(types[field.name], **field.metadata))
 
 
-def _labels(text: str) -> tuple[int, ...]:
+def _option(kind: Any, example: str = "", **option) -> dict:
+    """Arguments of argparse for a setting of this type, from what its field tells."""
+    if kind is bool:
+        return option | {"action": argparse.BooleanOptionalAction}
+    kind = (*get_args(kind), kind)[0]  # int of tuple[int, ...] and of int | None
+    if not example:
+        return option | {"type": kind}
+    expected = f"{option['metavar'].lower()} and commas, such as {example}"
+    return option | {"help": f"{option['help']}, such as {example}", "type": partial(_numbers, kind, expected)}
+
+
+def _numbers(kind: type, expected: str, text: str) -> tuple:
     try:
-        return tuple(int(label) for label in text.split(","))
+        return tuple(kind(part) for part in text.split(","))
     except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected labels and commas, such as 0,1,2") from error
-
-
-_NO_SETTINGS = ("command", "experiment", "preset", "out", "force", "keep", "no_progress")
+        raise argparse.ArgumentTypeError(f"{text!r}: expected {expected}") from error
 
 
 def _run(args: argparse.Namespace) -> None:
-    changes = {name: value for name, value in vars(args).items() if name not in _NO_SETTINGS}
+    names = {field.name for preset in DEFAULTS.values() for field in fields(preset)}
+    changes = {name: value for name, value in vars(args).items() if name in names}
     chosen = experiments.settings(args.experiment, args.preset, **changes)
     known = experiments.result_path(args.experiment, args.preset, chosen, args.out).exists() and not args.force
     options = {"progress": not args.no_progress, "force": args.force, "keep": args.keep}
@@ -93,7 +95,7 @@ def _list(args: argparse.Namespace) -> None:
 
 def _show(args: argparse.Namespace) -> None:
     result = results.load(Path(args.result))
-    print(reports.table(result) + "\n")
+    print(f"{reports.table(result)}\n")
     print(json.dumps(result.provenance, indent=2))
 
 

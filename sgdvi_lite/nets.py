@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -18,65 +19,69 @@ from sgdvi_lite import _checks
 
 Shape = tuple[int, ...]
 
+NORMS = ("batch", "group", None)
+"""What may normalise the outputs of a layer."""
 
-def _block(conv: nn.Conv2d, *after: nn.Module) -> nn.Sequential:
-    return nn.Sequential(conv, nn.BatchNorm2d(conv.out_channels), nn.ReLU(), *after)
+CHANNELS_A_GROUP = 4
+"""Channels in a group of group-norm: it divides all widths of the networks here, and 2 would be close to a sign."""
 
 
-def _small_lenet(in_shape: Shape, classes: int) -> nn.Module:
+def _layer(layer: nn.Conv2d | nn.Linear, norm: str | None, *after: nn.Module) -> nn.Sequential:
+    """A layer, what normalises its outputs, and what comes after."""
+    channels = len(layer.weight)
+    batch_norm = nn.BatchNorm2d if isinstance(layer, nn.Conv2d) else nn.BatchNorm1d
+    groups = 1 if channels % CHANNELS_A_GROUP else channels // CHANNELS_A_GROUP
+    between = {"batch": [batch_norm(channels)], "group": [nn.GroupNorm(groups, channels)], None: []}
+    return nn.Sequential(layer, *between[norm], *after)
+
+
+def _small_lenet(in_shape: Shape, classes: int, norm: str | None) -> nn.Module:
     channels, height, width = in_shape
     features = [((side - 4) // 3 - 4) // 2 for side in (height, width)]
     if min(features) < 1:
         raise ValueError(f"in_shape = {in_shape}: small-lenet needs images of at least 22 x 22 pixels; use small-fc")
     return nn.Sequential(
-        _block(nn.Conv2d(channels, 8, 5), nn.MaxPool2d(3), nn.Dropout(0.1)),
-        _block(nn.Conv2d(8, 16, 5), nn.MaxPool2d(2), nn.Dropout(0.1)),
+        _layer(nn.Conv2d(channels, 8, 5), norm, nn.ReLU(), nn.MaxPool2d(3), nn.Dropout(0.1)),
+        _layer(nn.Conv2d(8, 16, 5), norm, nn.ReLU(), nn.MaxPool2d(2), nn.Dropout(0.1)),
         nn.Flatten(),
-        nn.Sequential(nn.Linear(16 * features[0] * features[1], 128), nn.BatchNorm1d(128), nn.ReLU(), nn.Dropout(0.1)),
+        _layer(nn.Linear(16 * features[0] * features[1], 128), norm, nn.ReLU(), nn.Dropout(0.1)),
         nn.Linear(128, classes),
     )
 
 
-def _fully_connected(in_shape: Shape, classes: int, width: int) -> nn.Module:
-    inputs = math.prod(in_shape)
+def _fully_connected(in_shape: Shape, classes: int, norm: str | None, *, width: int) -> nn.Module:
     return nn.Sequential(
         nn.Flatten(),
-        nn.Sequential(nn.Linear(inputs, width), nn.BatchNorm1d(width), nn.ReLU()),
-        nn.Sequential(nn.Linear(width, width), nn.BatchNorm1d(width), nn.ReLU()),
+        _layer(nn.Linear(math.prod(in_shape), width), norm, nn.ReLU()),
+        _layer(nn.Linear(width, width), norm, nn.ReLU()),
         nn.Linear(width, classes),
     )
 
 
-def _small_fc(in_shape: Shape, classes: int) -> nn.Module:
-    return _fully_connected(in_shape, classes, width=64)
-
-
-def _tiny_fc(in_shape: Shape, classes: int) -> nn.Module:
-    return _fully_connected(in_shape, classes, width=16)
-
-
-def _small_allcnn(in_shape: Shape, classes: int) -> nn.Module:
+def _small_allcnn(in_shape: Shape, classes: int, norm: str | None) -> nn.Module:
     def conv(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
-        return _block(nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1))
+        return _layer(nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1), norm, nn.ReLU())
 
     return nn.Sequential(
         *(conv(in_shape[0], 12), conv(12, 12), conv(12, 12, stride=2), nn.Dropout(0.1)),
         *(conv(12, 24), conv(24, 24), conv(24, 24, stride=2), nn.Dropout(0.1)),
         *(conv(24, 24), conv(24, 24)),
-        nn.Sequential(nn.Conv2d(24, classes, 1), nn.BatchNorm2d(classes), nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+        _layer(nn.Conv2d(24, classes, 1), norm, nn.AdaptiveAvgPool2d(1), nn.Flatten()),
     )
 
 
-NETWORKS: dict[str, Callable[[Shape, int], nn.Module]] = {
+NETWORKS: dict[str, Callable[[Shape, int, str | None], nn.Module]] = {
     "small-lenet": _small_lenet,
-    "small-fc": _small_fc,
-    "tiny-fc": _tiny_fc,
+    "small-fc": partial(_fully_connected, width=64),
+    "tiny-fc": partial(_fully_connected, width=16),
     "small-allcnn": _small_allcnn,
 }
-"""The networks by name; a new one is a function of the input's shape and the number of classes, added here."""
+"""The networks by name; a new one is a function of the input's shape, the classes and the norm, added here."""
 
 
-def build(name: str, *, in_shape: Shape, classes: int, generator: torch.Generator) -> nn.Module:
+def build(
+    name: str, *, in_shape: Shape, classes: int, generator: torch.Generator, norm: str | None = "batch"
+) -> nn.Module:
     """Build one of :data:`NETWORKS`, in training mode, with weights drawn from ``generator``.
 
     Parameters
@@ -90,11 +95,16 @@ def build(name: str, *, in_shape: Shape, classes: int, generator: torch.Generato
     generator
         Source of the initial weights: uniform of variance 1 / (3 fan-in), PyTorch's own default, so that a
         seed fixes the network and the global random state stays untouched.
+    norm
+        ``batch`` for batch-norm, as in the paper; ``group`` for group-norm in its place, with groups of
+        :data:`CHANNELS_A_GROUP` channels, or one group where that does not divide their number; ``None`` for neither.
+        The other layers, and the weights drawn for them, are the same in all three. With ``group`` the loss of an
+        example depends on no other example, in training too.
 
     Raises
     ------
     ValueError
-        If the name is unknown, a size is not positive, or the images are too small for the convolutions.
+        If the name or the norm is unknown, a size is not positive, or the images are too small for the convolutions.
 
     Examples
     --------
@@ -105,11 +115,13 @@ def build(name: str, *, in_shape: Shape, classes: int, generator: torch.Generato
     13338
     """
     _checks.one_of("name", name, NETWORKS)
+    if norm not in NORMS:
+        raise ValueError(f"norm = {norm!r}: expected 'batch', 'group' or None")
     _checks.count("classes", classes, low=2)
     if len(in_shape) != 3 or min(in_shape) < 1:
         raise ValueError(f"in_shape = {in_shape}: expected three positive sizes (channels, height, width)")
     with torch.random.fork_rng(devices=[]):
-        model = NETWORKS[name](in_shape, classes)
+        model = NETWORKS[name](in_shape, classes, norm)
     for layer in model.modules():
         if isinstance(layer, nn.Conv2d | nn.Linear):
             _initialise(layer, generator)

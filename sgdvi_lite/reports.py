@@ -1,5 +1,5 @@
-"""What a saved result says: its table as text, and its figure with the null models."""
+"""What a saved result says: its table, and its figure with the null models."""
 
-from sgdvi_lite.experiments.reporting import draw, table
+from sgdvi_lite.experiments.registry import draw, table
 
 __all__ = ["draw", "table"]

@@ -1,13 +1,67 @@
 import pytest
 import torch
 from problems import CLASSES, SHAPES, WEIGHTS, examples, generator, network
+from references import autograd_gradients, diffusion_from_pairs
+from torch import nn
+from torch.nn.functional import cross_entropy
 
-from sgdvi_lite import nets
+from sgdvi_lite import DiffusionMatrix, gradients, nets
+
+NORM_WEIGHTS = {"small-lenet": 304, "small-fc": 256, "tiny-fc": 64, "small-allcnn": 332}
+"""Weights of the layers that normalise: two a channel."""
+NORM_LAYERS = {"batch": nn.BatchNorm1d | nn.BatchNorm2d, "group": nn.GroupNorm}
+
+
+def built(name, norm, seed=0):
+    return nets.build(name, in_shape=SHAPES[name], classes=CLASSES[name], generator=generator(seed), norm=norm)
+
+
+def layers(model, kind):
+    return [layer for layer in model.modules() if isinstance(layer, kind)]
 
 
 @pytest.mark.parametrize("name", nets.NETWORKS)
 def test_the_paper_s_number_of_weights(name):
     assert nets.count_parameters(network(name)) == WEIGHTS[name]
+
+
+@pytest.mark.parametrize("norm", ["batch", "group", None])
+@pytest.mark.parametrize("name", nets.NETWORKS)
+def test_the_number_of_weights_with_each_norm(name, norm):
+    model = built(name, norm)
+    assert nets.count_parameters(model) == WEIGHTS[name] - (0 if norm else NORM_WEIGHTS[name])
+    for kind, layer in NORM_LAYERS.items():
+        weights = sum(p.numel() for found in layers(model, layer) for p in found.parameters())
+        assert weights == (NORM_WEIGHTS[name] if kind == norm else 0)
+    assert model.eval()(examples(name, 3)[0].float()).shape == (3, CLASSES[name])
+
+
+@pytest.mark.parametrize("norm", ["group", None])
+@pytest.mark.parametrize("name", nets.NETWORKS)
+def test_the_norm_changes_no_other_weight_and_no_other_layer(name, norm):
+    kept = [[m for m in built(name, n).modules() if not isinstance(m, nn.Sequential)] for n in ("batch", norm)]
+    kept = [[m for m in one if not isinstance(m, tuple(NORM_LAYERS.values()))] for one in kept]
+    assert [str(m) for m in kept[0]] == [str(m) for m in kept[1]]
+    pairs = zip(*(nn.ModuleList(one).parameters() for one in kept), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_groups_have_four_channels_or_there_is_one():
+    groups = {layer.num_channels: layer.num_groups for layer in layers(built("small-lenet", "group"), nn.GroupNorm)}
+    assert groups == {8: 2, 16: 4, 128: 32}
+    groups = {layer.num_channels: layer.num_groups for layer in layers(built("small-allcnn", "group"), nn.GroupNorm)}
+    assert groups == {12: 3, 24: 6, 10: 1}
+
+
+def test_gradients_and_D_of_a_network_with_group_norm_are_those_of_the_loop():
+    model = built("tiny-fc", "group").double()  # in training mode: group-norm mixes no examples
+    x, y = examples("tiny-fc", 9)
+    source = gradients.Network(model, cross_entropy, x, y)
+    assert source.how.startswith("vmap, since ") and "GroupNorm" in source.how
+    rows = torch.cat(list(source.chunks()))
+    assert torch.allclose(rows, autograd_gradients(model, cross_entropy, x, y), rtol=0, atol=1e-12)
+    D = DiffusionMatrix.from_model(model, cross_entropy, x, y)
+    assert torch.allclose(D.dense(), diffusion_from_pairs(rows), rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", nets.NETWORKS)
@@ -47,6 +101,7 @@ def test_the_flat_view_goes_there_and_back():
     ("arguments", "message"),
     [
         ({"name": "big-net"}, "name = 'big-net': expected one of small-lenet"),
+        ({"norm": "layer"}, "norm = 'layer': expected 'batch', 'group' or None"),
         ({"classes": 1}, "classes = 1: expected an integer >= 2"),
         ({"in_shape": (1, 20, 28)}, "at least 22 x 22 pixels"),
         ({"in_shape": (28, 28)}, r"expected three positive sizes"),

@@ -5,21 +5,41 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from dataclasses import asdict, fields, replace
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
-from sgdvi_lite import _checks, data, results
-from sgdvi_lite.experiments import reporting
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+
+from sgdvi_lite import _checks, data, plots, results
+from sgdvi_lite.experiments.spectrum import report as spectrum_report
 from sgdvi_lite.experiments.spectrum import run as spectrum_run
-from sgdvi_lite.experiments.spectrum.run import Spectrum
+from sgdvi_lite.experiments.trajectory import report as trajectory_report
 from sgdvi_lite.experiments.trajectory import run as trajectory_run
-from sgdvi_lite.experiments.trajectory.run import Trajectory
+from sgdvi_lite.tables import Table
 
-Settings = Spectrum | Trajectory
+Settings = spectrum_run.SpectrumSettings | trajectory_run.TrajectorySettings
 
-_RUNS = {"spectrum": spectrum_run, "trajectory": trajectory_run}
 
-PRESETS: dict[str, dict[str, Settings]] = {name: module.PRESETS for name, module in _RUNS.items()}
+@dataclass(frozen=True)
+class Experiment:
+    """Settings by preset; what computes arrays and seconds, or goes on with a folder; a result's table and figure."""
+
+    presets: dict[str, Settings]
+    compute: Callable[[Settings, data.Dataset, Path, bool], tuple[dict, float]]
+    table: Callable[[results.Result], Table]
+    draw: Callable[[results.Result], Figure]
+
+
+EXPERIMENTS = {
+    "spectrum": Experiment(spectrum_run.PRESETS, spectrum_run.compute, spectrum_report.table, spectrum_report.draw),
+    "trajectory": Experiment(
+        trajectory_run.PRESETS, trajectory_run.compute, trajectory_report.table, trajectory_report.draw
+    ),
+}
+
+PRESETS: dict[str, dict[str, Settings]] = {name: experiment.presets for name, experiment in EXPERIMENTS.items()}
 """Settings by experiment and preset: ``lite`` for two CPU cores, the others at the paper's size."""
 
 
@@ -88,7 +108,7 @@ def run(
         return path
     dataset = prepare(chosen)
     partial = path.with_suffix(".partial")
-    arrays, seconds = _RUNS[experiment].compute(chosen, dataset, partial, progress)
+    arrays, seconds = EXPERIMENTS[experiment].compute(chosen, dataset, partial, progress)
     note = results.provenance(
         preset=preset,
         seed=chosen.seed,
@@ -102,7 +122,7 @@ def run(
     results.save(path, arrays, note)
     if not keep:
         shutil.rmtree(partial, ignore_errors=True)
-    reporting.draw(results.load(path), path.with_suffix(".svg"))
+    draw(results.load(path), path.with_suffix(".svg"))
     return path
 
 
@@ -115,3 +135,20 @@ def _changes(chosen: Settings, preset: Settings) -> list[str]:
 def prepare(chosen: Settings) -> data.Dataset:
     """Load the data of an experiment and preprocess it as the settings say."""
     return chosen.prepared(data.load(chosen.data))
+
+
+def table(result: results.Result) -> Table:
+    """Return the table of a result: a row for each instant of ``spectrum``, for each finding of ``trajectory``.
+
+    ``print`` shows it as text, a notebook as HTML.
+    """
+    return EXPERIMENTS[result.provenance["experiment"]].table(result)
+
+
+def draw(result: results.Result, path: Path | None = None) -> Figure:
+    """Draw the figure of a result; save it as SVG if a path is given."""
+    with rc_context(plots.STYLE):  # without pyplot, whose interactive mode a notebook turns on at the first figure
+        figure = EXPERIMENTS[result.provenance["experiment"]].draw(result)
+        if path is not None:
+            results.write_atomically(path, lambda file: figure.savefig(file, format="svg", metadata={"Date": None}))
+    return figure

@@ -1,4 +1,5 @@
 import json
+import re
 
 import numpy as np
 import pytest
@@ -49,8 +50,8 @@ def test_a_run_in_float32_keeps_the_leading_eigenvalues_and_says_that_it_is_coar
         assert np.allclose(two["eigenvalues"][i][: len(above)], above, rtol=1e-3)
         assert not two["eigenvalues"][i][len(above) :].any()
     assert np.allclose(one["trace"], two["trace"], rtol=1e-5)
-    _, *fine = reports.table(exact).splitlines()
-    _, *coarse = reports.table(single).splitlines()
+    _, *fine = str(reports.table(exact)).splitlines()
+    _, *coarse = str(reports.table(single)).splitlines()
     for a, b in zip(fine, coarse, strict=True):
         assert a.split()[6] == b.split()[6] and b.split()[7] == "-" != a.split()[7]
 
@@ -144,7 +145,7 @@ def test_the_names_of_results_stay_as_they_were(tmp_path):
 
 def test_the_table_says_what_the_arrays_say(path):
     result = results.load(path)
-    head, *lines = reports.table(result).splitlines()
+    head, *lines = str(reports.table(result)).splitlines()
     assert len(lines) == 3 and "rank/d float32" in head and "participation" in head
     spectrum = result.arrays["eigenvalues"][-1]
     d = int(result.arrays["d"])
@@ -263,6 +264,38 @@ def test_every_setting_that_the_command_line_offers_is_taken(tmp_path, capsys):
     chosen = results.load(saved).provenance["settings"]
     names = {"arithmetic": "float32", "lr": 0.04, "batch_size": 32, "seed": 3, "device": "cpu", "epochs": 5}
     assert {name: chosen[name] for name in names} == names
+
+
+@pytest.mark.parametrize("experiment", experiments.PRESETS)
+def test_the_command_line_has_an_option_with_a_text_for_each_setting(experiment, capsys):
+    with pytest.raises(SystemExit):
+        main(["run", "--help"])
+    text = capsys.readouterr().out
+    assert "settings of every experiment" in text and f"settings of {experiment} alone" in text
+    for name in experiments.settings(experiment, "lite").__dataclass_fields__:
+        option = "--" + name.replace("_", "-")
+        entry = re.search(rf"^  {option}\b.*(\n {{5,}}.*)*", text, re.M)
+        assert entry and len(re.split(r"\s{2,}", entry[0].strip(), maxsplit=1)) == 2, option
+
+
+def test_options_that_had_none_are_taken(monkeypatch):
+    chosen = []
+    monkeypatch.setattr(experiments, "run", lambda *a, **k: chosen.append(a[2]) or (_ for _ in ()).throw(ValueError))
+    given = ["--whiten", "--augment", "--instants", "0,0.5,1"]
+    assert main([*ARGUMENTS, *given]) == 2 and main([*ARGUMENTS, "--no-augment"]) == 2
+    assert chosen == [quick(whiten=True, augment=True, instants=(0.0, 0.5, 1.0)), quick()]
+
+
+def test_instants_that_are_no_numbers(capsys):
+    with pytest.raises(SystemExit):
+        main([*ARGUMENTS, "--instants", "0,end"])
+    assert "'0,end': expected fractions and commas, such as 0.2,0.4,1" in capsys.readouterr().err
+
+
+def test_the_names_of_settings_of_before_still_import():
+    from sgdvi_lite.experiments import Spectrum, SpectrumSettings, Trajectory, TrajectorySettings
+
+    assert (Spectrum, Trajectory) == (SpectrumSettings, TrajectorySettings)
 
 
 def test_the_command_line_runs_on_a_file(tmp_path, capsys):

@@ -2,30 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from matplotlib.figure import Figure
 
 from sgdvi_lite import linalg, plots, results
+from sgdvi_lite.tables import Table
 
-FLOAT32, FLOAT64 = (float(torch.finfo(dtype).eps) for dtype in (torch.float32, torch.float64))
+FLOAT32 = float(torch.finfo(torch.float32).eps)
+"""The epsilon of the paper's threshold, which is the coarser one."""
 
-COLUMNS: dict[str, Callable[[dict, int], str]] = {
-    "epoch": lambda a, i: f"{a['epoch'][i]:d}",
-    "error train": lambda a, i: f"{a['train_error'][i]:.2%}",
-    "test": lambda a, i: f"{a['test_error'][i]:.2%}",
-    "eigenvalues mean +- std": lambda a, i: "{:.3g} +- {:.3g}".format(
-        *linalg.mean_and_std(float(a["trace"][i]), float(a["frobenius"][i]), int(a["d"]))
-    ),
-    "rank/d float32": lambda a, i: _rank(a, i, FLOAT32),
-    "float64": lambda a, i: _rank(a, i, FLOAT64),
-    "stable rank": lambda a, i: f"{a['trace'][i] / a['eigenvalues'][i].max():.2f}",
-    "participation": lambda a, i: f"{(a['trace'][i] / a['frobenius'][i]) ** 2:.2f}",
-    "N": lambda a, i: f"{a['N']:d}",
-    "d": lambda a, i: f"{a['d']:d}",
-}
-"""Columns of the table of ``spectrum``: the heading, and the text of a row from the arrays and the row's number."""
+FLOAT64 = float(torch.finfo(torch.float64).eps)
+"""The epsilon of the arithmetic in which a spectrum is computed."""
+
+COLUMNS = (
+    *("epoch", "error train", "test", "eigenvalues mean +- std", "rank/d float32", "float64"),
+    *("stable rank", "participation", "N", "d"),
+)
+"""Headings of the table of ``spectrum``."""
+
+
+def table(result: results.Result) -> Table:
+    """Return the table of a ``spectrum`` result: a row for each instant of the training."""
+    return Table(COLUMNS, [_row(result.arrays, i) for i in range(len(result.arrays["epoch"]))], left=0)
+
+
+def _row(arrays: dict, i: int) -> list[str]:
+    d, trace, frobenius = int(arrays["d"]), float(arrays["trace"][i]), float(arrays["frobenius"][i])
+    return [
+        f"{arrays['epoch'][i]:d}",
+        f"{arrays['train_error'][i]:.2%}",
+        f"{arrays['test_error'][i]:.2%}",
+        "{:.3g} +- {:.3g}".format(*linalg.mean_and_std(trace, frobenius, d)),
+        _rank(arrays, i, FLOAT32),
+        _rank(arrays, i, FLOAT64),
+        f"{trace / arrays['eigenvalues'][i].max():.2f}",
+        f"{(trace / frobenius) ** 2:.2f}",
+        f"{arrays['N']:d}",
+        f"{d}",
+    ]
 
 
 def _rank(arrays: dict, i: int, eps: float) -> str:
@@ -34,14 +48,6 @@ def _rank(arrays: dict, i: int, eps: float) -> str:
         return "-"
     spectrum, d = torch.from_numpy(arrays["eigenvalues"][i]), int(arrays["d"])
     return f"{linalg.numerical_rank(spectrum, d, eps) / d:.2%}"
-
-
-def table(result: results.Result) -> str:
-    """Return the table of a ``spectrum`` result as text: a line for each instant of the training."""
-    rows = [list(COLUMNS)]
-    rows += [[cell(result.arrays, i) for cell in COLUMNS.values()] for i in range(len(result.arrays["epoch"]))]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join("  ".join(t.rjust(w) for t, w in zip(row, widths, strict=True)) for row in rows)
 
 
 def draw(result: results.Result) -> Figure:

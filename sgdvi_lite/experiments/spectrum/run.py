@@ -22,11 +22,12 @@ from tqdm.auto import tqdm
 
 from sgdvi_lite import _checks, data, linalg, nets, results
 from sgdvi_lite.diffusion import DiffusionMatrix
+from sgdvi_lite.experiments.training import TrainingSettings, setting
 from sgdvi_lite.sgd import SGD
 
 
-@dataclass(frozen=True)
-class Spectrum:
+@dataclass(frozen=True, kw_only=True)
+class SpectrumSettings(TrainingSettings):
     """Settings of ``spectrum``: train a network, compute ``D`` at several instants of the training.
 
     ``data`` is a name or an ``.npz`` (see :func:`sgdvi_lite.data.load`), ``pool`` the side to which its images are
@@ -37,31 +38,19 @@ class Spectrum:
     float64 all eigenvalues are computed; in float32, for large ``d`` and ``N``, those above the rank's threshold.
     """
 
-    data: str = "digits"
-    net: str = "small-fc"
-    pool: int | None = None
-    epochs: int = 10
-    lr: float = 0.05
-    momentum: float = 0.9
-    batch_size: int = 64
-    examples: int = 2000
-    instants: tuple[float, ...] = (0.2, 0.4, 1.0)
-    whiten: bool = False
-    augment: bool = False
-    seed: int = 0
-    device: str = "cpu"
-    arithmetic: str = "float64"
+    examples: int = setting(2000, "number of training examples over which D is computed")
+    instants: tuple[float, ...] = setting(
+        (0.2, 0.4, 1.0), "when D is computed, in parts of the training", metavar="FRACTIONS", example="0.2,0.4,1"
+    )
+    whiten: bool = setting(False, "whiten the images (ZCA), or standardise them")
+    augment: bool = setting(False, "shift and mirror the images at random in training")
+    arithmetic: str = setting("float64", "of D; float32 keeps the leading eigenvalues", choices=("float64", "float32"))
 
     def __post_init__(self):
         """Refuse settings that cannot work before any work is done."""
-        _checks.one_of("net", self.net, nets.NETWORKS)
+        super().__post_init__()
         _checks.one_of("arithmetic", self.arithmetic, ("float64", "float32"))
-        for name in ("epochs", "batch_size"):
-            _checks.count(name, getattr(self, name))
         _checks.count("examples", self.examples, low=2)
-        _checks.positive("lr", self.lr)
-        _checks.momentum(self.momentum, nesterov=False)
-        _checks.device(self.device)
         if not all(0 <= instant <= 1 for instant in self.instants):
             raise ValueError(f"instants = {self.instants}: expected fractions of the training in [0, 1]")
 
@@ -76,16 +65,14 @@ class Spectrum:
 
     def prepared(self, dataset: data.Dataset) -> data.Dataset:
         """Pool the images if asked, and standardise or whiten them."""
-        if self.pool is not None:
-            dataset = data.average_pool(dataset, self.pool)
-        return data.gcn_zca(dataset) if self.whiten else data.standardise(dataset)
+        return data.gcn_zca(self.pooled(dataset)) if self.whiten else super().prepared(dataset)
 
 
-_PAPER = Spectrum(examples=60_000, instants=(0.0, 0.2, 0.4, 1.0))
+_PAPER = SpectrumSettings(examples=60_000, instants=(0.0, 0.2, 0.4, 1.0))
 _MNIST = replace(_PAPER, data="mnist", epochs=20)
 _CIFAR = replace(_PAPER, net="small-allcnn", epochs=200, lr=0.1, batch_size=128, whiten=True)
 PRESETS = {
-    "lite": Spectrum(),
+    "lite": SpectrumSettings(),
     "paper-mnist-lenet": replace(_MNIST, net="small-lenet"),
     "paper-mnist-fc": replace(_MNIST, net="small-fc", pool=7),
     "paper-cifar10": replace(_CIFAR, data="cifar10"),
@@ -95,7 +82,7 @@ PRESETS = {
 """Settings by name: ``lite`` for two CPU cores, the others at the paper's size for a GPU."""
 
 
-def compute(chosen: Spectrum, dataset: data.Dataset, partial: Path, progress: bool) -> tuple[dict, float]:
+def compute(chosen: SpectrumSettings, dataset: data.Dataset, partial: Path, progress: bool) -> tuple[dict, float]:
     """Run the experiment, or go on with what lies in the folder ``partial``; return its arrays and its seconds."""
     trainer, order = _start(chosen, dataset)
     state_file = partial / "state.pt"
@@ -121,10 +108,8 @@ def compute(chosen: Spectrum, dataset: data.Dataset, partial: Path, progress: bo
     return arrays, time.monotonic() - started
 
 
-def _start(chosen: Spectrum, dataset: data.Dataset) -> tuple[SGD, Tensor]:
-    generator = torch.Generator().manual_seed(chosen.seed)
-    shape = tuple(dataset.x_train.shape[1:])
-    model = nets.build(chosen.net, in_shape=shape, classes=dataset.classes, generator=generator).to(chosen.device)
+def _start(chosen: SpectrumSettings, dataset: data.Dataset) -> tuple[SGD, Tensor]:
+    model, generator = chosen.network(dataset)
     order = torch.randperm(len(dataset.x_train), generator=generator)[: chosen.examples]
     x, y = dataset.x_train.to(chosen.device), dataset.y_train.to(chosen.device)
     options = {"momentum": chosen.momentum, "nesterov": chosen.momentum > 0, "generator": generator}

@@ -15,8 +15,20 @@ from tqdm.auto import tqdm
 
 from sgdvi_lite import data, nets, series, sgd
 
-POINTS, INSTANTS, DRAWS, REPEATS, COMPONENTS = 400, 40, 16, 20, 20
-"""Points of a curve; instants of the floor, and batches at each; repeats of a null model; principal components."""
+POINTS = 400
+"""Points of a curve: more than a figure shows, and a small file."""
+
+INSTANTS = 40
+"""Instants at which the floor is computed; each takes a Hessian's product for every batch."""
+
+DRAWS = 16
+"""Batches at each of these instants: they give the floor to about a quarter, of which the mean of instants is taken."""
+
+REPEATS = 20
+"""Repeats of a null model, for its mean and its spread."""
+
+COMPONENTS = 20
+"""Principal components to which a linear process is fitted."""
 
 WINDOW = 501
 """Epochs of the running mean that is taken off, lest the drift of a run that is not stationary hide what is fast."""
@@ -25,7 +37,7 @@ LOW = 0.05
 """Cycles an epoch below which the increments have "low-frequency modes"."""
 
 
-def measure(chosen, dataset: data.Dataset, model: nn.Module, made: sgd.Recording, progress: bool) -> dict:
+def measure(chosen, dataset: data.Dataset, model: nn.Module, recording: sgd.Recording, progress: bool) -> dict:
     """All arrays of a result, from a finished recording; ``model`` has its last weights.
 
     Curves over time are means over equal blocks of epochs. ``spectrum`` ``(3, m)`` and ``correlation`` ``(3, m)`` hold
@@ -35,21 +47,19 @@ def measure(chosen, dataset: data.Dataset, model: nn.Module, made: sgd.Recording
     fitted to the leading components, and of surrogates whose components have random phases of their own. What begins
     with ``fast_`` is the same for the departures from a running mean.
     """
+    parts = tqdm(_parts(chosen, dataset, model, recording), "measuring", 6, disable=not progress, leave=False)
+    return {name: _small(value) for part in parts for name, value in part.items()}
+
+
+def _parts(chosen, dataset: data.Dataset, model: nn.Module, recording: sgd.Recording) -> Iterator[dict]:
     generator = torch.Generator().manual_seed(chosen.seed + 1)
-    path = made.weights[chosen.burn :]
-    steps = {
-        "what was run": lambda: _sizes(dataset, model, made, path),
-        "curves": lambda: _curves(made, chosen.burn),
-        "gradients": lambda: _gradients(chosen, dataset, model, path, generator),
-        "weights one by one": lambda: _one_by_one(path, generator),
-        "current and cycles": lambda: _turning(path[:, _moving(path)], generator),
-        "fast ones": lambda: _fast(path[:, _moving(path)], generator),
-    }
-    arrays = {}
-    for name in (bar := tqdm(steps, desc="measuring", disable=not progress, leave=False)):
-        bar.set_postfix_str(name)
-        arrays |= steps[name]()
-    return {name: _small(value) for name, value in arrays.items()}
+    path = recording.weights[chosen.burn :]
+    yield _sizes(dataset, model, recording, path)
+    yield _curves(recording, chosen.burn)
+    yield _gradients(chosen, dataset, model, path, generator)
+    yield _one_by_one(path, generator)
+    yield _turning(path[:, _moving(path)], generator)
+    yield _fast(path[:, _moving(path)], generator)
 
 
 def _small(value) -> np.ndarray:
@@ -57,13 +67,13 @@ def _small(value) -> np.ndarray:
     return array.astype(np.float32) if array.dtype == np.float64 and array.size > 100 else array
 
 
-def _sizes(dataset: data.Dataset, model: nn.Module, made: sgd.Recording, path: np.ndarray) -> dict:
+def _sizes(dataset: data.Dataset, model: nn.Module, recording: sgd.Recording, path: np.ndarray) -> dict:
     return {
-        "N": made.run["N"],
-        "d": made.run["d"],
+        "N": recording.run["N"],
+        "d": recording.run["d"],
         "moving": int(_moving(path).sum()),
-        "epoch_steps": made.run["every"],
-        "engine": made.engine,
+        "epoch_steps": recording.run["every"],
+        "engine": recording.engine,
         "train_error": nets.error_rate(model, dataset.x_train, dataset.y_train),
         "test_error": nets.error_rate(model, dataset.x_test, dataset.y_test),
     }
@@ -75,10 +85,10 @@ def _moving(path: np.ndarray) -> np.ndarray:
     return spread > 1e-6 * spread.max()
 
 
-def _curves(made: sgd.Recording, burn: int) -> dict:
-    left, right = (side[burn:] for side in made.balance())
-    size = np.linalg.norm(made.weights[1 + burn :], axis=1)
-    columns = np.stack([np.arange(1 + burn, 1 + burn + len(size)), made.loss[burn:], size, left, right])
+def _curves(recording: sgd.Recording, burn: int) -> dict:
+    left, right = (side[burn:] for side in recording.balance())
+    size = np.linalg.norm(recording.weights[1 + burn :], axis=1)
+    columns = np.stack([np.arange(1 + burn, 1 + burn + len(size)), recording.loss[burn:], size, left, right])
     blocks = [block.mean(axis=1) for block in np.array_split(columns, min(POINTS, len(size)), axis=1)]
     names = ("epoch", "loss", "size", "left", "right")
     return dict(zip(names, np.stack(blocks, axis=1), strict=True)) | {"balance": series.stationarity(left, right)}
@@ -116,11 +126,11 @@ class Slopes:
 
     def curvatures(self, directions: list[Tensor]) -> Tensor:
         """``v.F v`` for each direction ``v``, with the Hessian F of the full loss."""
-        slope, parameters, found = self.gradient(graph=True), list(self.model.parameters()), []
+        slope, parameters, curvatures = self.gradient(graph=True), list(self.model.parameters()), []
         for v in directions:
             turned = torch.autograd.grad(slope, parameters, v, retain_graph=True)
-            found.append(torch.cat([t.flatten() for t in turned]) @ v)
-        return torch.stack(found)
+            curvatures.append(torch.cat([t.flatten() for t in turned]) @ v)
+        return torch.stack(curvatures)
 
 
 def _gradients(chosen, dataset: data.Dataset, model: nn.Module, path: np.ndarray, generator: torch.Generator) -> dict:

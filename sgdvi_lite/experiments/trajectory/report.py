@@ -1,4 +1,4 @@
-"""What a saved trajectory says: a table, a line for each finding beside its null model, and a figure of four panels."""
+"""What a saved trajectory says: a table, a row for each finding beside its null model, and a figure of four panels."""
 
 from __future__ import annotations
 
@@ -7,17 +7,22 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from sgdvi_lite import plots, results
+from sgdvi_lite.tables import Table
 
-RUN, NULL = plots.COLOURS[:2]
+RUN = plots.COLOURS[0]
+"""Colour of what was measured of the run."""
+
+NULL = plots.COLOURS[1]
+"""Colour of the null models."""
+
 WHITE = 2.576
 """Half-width of the 99 % band of white noise, in units of 1 / sqrt(n)."""
 
 
-def table(result: results.Result) -> str:
-    """Return the table of a ``trajectory`` result as text."""
+def table(result: results.Result) -> Table:
+    """Return the table of a ``trajectory`` result: a row for each finding; the heading says what was run."""
     a = result.arrays
     rows = [
-        _what(result),
         ("loss, first and last tenth", "{:.4g} -> {:.4g}".format(*ends(a["loss"]))),
         ("error, training and test", f"{a['train_error']:.2%}, {a['test_error']:.2%}"),
         ("|x|, first and last tenth", "{:.4g} -> {:.4g}".format(*ends(a["size"]))),
@@ -26,13 +31,12 @@ def table(result: results.Result) -> str:
         ("increments below 0.05 cycles", "{:.2%}; AR(1) of each weight {:.2%}".format(*a["low_share"])),
         ("correlations outside white band", "{:.0%}; AR(1) of each weight {:.0%}".format(*a["outside"])),
         ("variance of two components", "{:.0%}, {:.0%}".format(*a["share"][:2])),
-        ("is there a current: run", "null models: reversible fit and separate phases, mean +- deviation"),
+        "is there a current: run; null models: reversible fit and separate phases, mean +- deviation",
         *_turning_rows(a),
-        ("departures from a running mean", "likewise"),
+        "departures from a running mean, likewise",
         *_turning_rows(fast(a)),
     ]
-    width = max(len(name) for name, _ in rows)
-    return "\n".join(f"{name:{width}}  {text}" for name, text in rows)
+    return Table(_what(result), rows, left=2)
 
 
 def fast(a: dict) -> dict:
@@ -63,13 +67,13 @@ def _gradient_rows(a: dict) -> list[tuple[str, str]]:
 
 
 def _turning_rows(a: dict) -> list[tuple[str, str]]:
-    own, new = a["scores"]
+    chosen, new = a["scores"]
     fit, phases = a["null_scores"]
     area = a["area"][0]
     top = area.argmax()
     ratio, limit, frequency = a["line"]
     return [
-        ("  area / error, where chosen", f"{own:.1f}; {_spread(fit[:, 0])} and {_spread(phases[:, 0])}"),
+        ("  area / error, where chosen", f"{chosen:.1f}; {_spread(fit[:, 0])} and {_spread(phases[:, 0])}"),
         ("  area / error, in new data", f"{new:.1f}; {_spread(fit[:, 1])} and {_spread(phases[:, 1])}"),
         ("  the same in the leading plane", f"{a['leading_scores'][1]:.1f}"),
         ("  area over variance", f"{area[top]:.3f} at lag {a['area_lag'][top]}, then down to {area[top:].min():+.3f}"),

@@ -15,15 +15,16 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from sgdvi_lite import _checks, data, nets, results, sgd
+from sgdvi_lite import _checks, data, results, sgd
+from sgdvi_lite.experiments.training import TrainingSettings, setting
 from sgdvi_lite.experiments.trajectory import measures
 
 SHORTEST = 500
 """Epochs after the burn-in that the statistics need."""
 
 
-@dataclass(frozen=True)
-class Trajectory:
+@dataclass(frozen=True, kw_only=True)
+class TrajectorySettings(TrainingSettings):
     """Settings of ``trajectory``: train for ``epochs`` at a constant rate, drop the first ``burn``, look at the rest.
 
     ``data`` is a name or an ``.npz`` (see :func:`sgdvi_lite.data.load`), of which the images of some ``classes`` are
@@ -38,51 +39,39 @@ class Trajectory:
     batch-norm.
     """
 
-    data: str = "digits"
     net: str = "tiny-fc"
-    classes: tuple[int, ...] = (0, 1, 2, 3, 4)
     pool: int | None = 4
     epochs: int = 7000
-    burn: int = 1400
     lr: float = 0.1
-    momentum: float = 0.9
-    nesterov: bool = True
-    weight_decay: float = 0.01
     batch_size: int = 128
-    sampling: str = "reshuffled"
-    batch_norm: bool = True
-    seed: int = 0
-    device: str = "cpu"
+    classes: tuple[int, ...] = setting((0, 1, 2, 3, 4), "labels that are kept", metavar="LABELS", example="0,1,2")
+    burn: int = setting(1400, "epochs that are dropped before the statistics")
+    nesterov: bool = setting(True, "Nesterov's momentum, or the plain one")
+    weight_decay: float = setting(0.01, "weight decay, at least 0")
+    sampling: str = setting("reshuffled", "how batches are drawn", choices=tuple(sgd.SAMPLINGS))
+    batch_norm: bool = setting(True, "with or without these layers")
 
     def __post_init__(self):
         """Refuse settings that cannot work before any work is done."""
-        _checks.one_of("net", self.net, nets.NETWORKS)
+        super().__post_init__()
         _checks.one_of("sampling", self.sampling, sgd.SAMPLINGS)
-        for name in ("epochs", "batch_size"):
-            _checks.count(name, getattr(self, name))
         _checks.count("burn", self.burn, low=0)
         if self.epochs - self.burn < SHORTEST:
             raise ValueError(
                 f"epochs = {self.epochs} with burn = {self.burn}: expected at least {SHORTEST} epochs after the burn-in"
             )
-        _checks.positive("lr", self.lr)
         _checks.momentum(self.momentum, self.nesterov)
         _checks.not_negative("weight_decay", self.weight_decay)
-        _checks.device(self.device)
 
     def prepared(self, dataset: data.Dataset) -> data.Dataset:
         """Keep the classes, pool the images if asked, and standardise them."""
-        if self.classes:
-            dataset = data.class_subset(dataset, self.classes)
-        if self.pool is not None:
-            dataset = data.average_pool(dataset, self.pool)
-        return data.standardise(dataset)
+        return super().prepared(data.class_subset(dataset, self.classes) if self.classes else dataset)
 
 
-_PAPER = Trajectory(data="mnist", pool=7, epochs=100_000, burn=1000, lr=1e-3, weight_decay=0.0)
+_PAPER = TrajectorySettings(data="mnist", pool=7, epochs=100_000, burn=1000, lr=1e-3, weight_decay=0.0)
 _DECAY = replace(_PAPER, epochs=20_000, weight_decay=0.01)
 PRESETS = {
-    "lite": Trajectory(),
+    "lite": TrajectorySettings(),
     "paper": _PAPER,
     "paper-decay": _DECAY,
     "paper-plain": replace(_DECAY, lr=1e-2, momentum=0.0, nesterov=False, batch_norm=False),
@@ -90,7 +79,7 @@ PRESETS = {
 """Settings by name: ``lite`` is the run of chapter 10."""
 
 
-def compute(chosen: Trajectory, dataset: data.Dataset, partial: Path, progress: bool) -> tuple[dict, float]:
+def compute(chosen: TrajectorySettings, dataset: data.Dataset, partial: Path, progress: bool) -> tuple[dict, float]:
     """Run the experiment, or go on with what lies in the folder ``partial``; return its arrays and its seconds."""
     model, generator = start(chosen, dataset)
     x, y = dataset.x_train.to(chosen.device), dataset.y_train.to(chosen.device)
@@ -110,18 +99,10 @@ def compute(chosen: Trajectory, dataset: data.Dataset, partial: Path, progress: 
     return arrays, spent + time.time() - started
 
 
-def start(chosen: Trajectory, dataset: data.Dataset) -> tuple[nn.Module, torch.Generator]:
+def start(chosen: TrajectorySettings, dataset: data.Dataset) -> tuple[nn.Module, torch.Generator]:
     """The network as it is before the first step, and the generator from which it and the batches are drawn."""
     _checks.count("batch_size", chosen.batch_size, high=len(dataset.x_train))
-    generator = torch.Generator().manual_seed(chosen.seed)
-    shape = tuple(dataset.x_train.shape[1:])
-    model = nets.build(chosen.net, in_shape=shape, classes=dataset.classes, generator=generator)
-    return (model if chosen.batch_norm else _without_batch_norm(model)).to(chosen.device), generator
-
-
-def _without_batch_norm(model: nn.Sequential) -> nn.Sequential:
-    kept = [layer for layer in model if not isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d)]
-    return nn.Sequential(*(_without_batch_norm(k) if isinstance(k, nn.Sequential) else k for k in kept))
+    return chosen.network(dataset, norm="batch" if chosen.batch_norm else None)
 
 
 def _clock(partial: Path) -> float:
