@@ -46,6 +46,7 @@ def folder(tmp_path_factory):
 def test_what_takes_long_runs_only_when_its_mark_is_named(folder, expression, expected):
     command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", "-m", expression, "."]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
+    environment["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=True)
     lines = [line for line in done.stdout.splitlines() if "::" in line]
     assert [line.partition("::test_")[2] for line in lines] == expected
