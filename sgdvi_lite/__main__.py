@@ -89,8 +89,8 @@ def _list(args: argparse.Namespace) -> None:
         for preset, chosen in presets.items():
             print(f"{experiment} --preset {preset}: " + ", ".join(f"{k}={v}" for k, v in asdict(chosen).items()))
     print("networks: " + ", ".join(nets.NETWORKS))
-    found = results.find(args.out)
-    print("results: " + ("\n  ".join(["", *map(str, found)]) if found else f"none in {args.out}"))
+    saved = results.find(args.out)
+    print("results: " + ("\n  ".join(["", *map(str, saved)]) if saved else f"none in {args.out}"))
 
 
 def _show(args: argparse.Namespace) -> None:

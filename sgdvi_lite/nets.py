@@ -23,7 +23,7 @@ NORMS = ("batch", "group", None)
 """What may normalise the outputs of a layer."""
 
 CHANNELS_A_GROUP = 4
-"""Channels in a group of group-norm: it divides all widths of the networks here, and 2 would be close to a sign."""
+"""Channels in a group of group-norm: it divides all widths of the networks here; of 2 outputs only signs would stay."""
 
 
 def _layer(layer: nn.Conv2d | nn.Linear, norm: str | None, *after: nn.Module) -> nn.Sequential:
@@ -167,11 +167,9 @@ def set_flat_parameters(model: nn.Module, vector: Tensor) -> None:
     d = count_parameters(model)
     if vector.shape != (d,):
         raise ValueError(f"vector has shape {tuple(vector.shape)}: expected ({d},), the network's number of weights")
-    position = 0
-    for p in model.parameters():
-        if p.requires_grad:
-            p.copy_(vector[position : position + p.numel()].view_as(p))
-            position += p.numel()
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    for p, part in zip(trainable, vector.split([p.numel() for p in trainable]), strict=True):
+        p.copy_(part.view_as(p))
 
 
 @torch.no_grad()

@@ -107,6 +107,7 @@ def run(
     if path.exists() and not force:
         return path
     dataset = prepare(chosen)
+    usual = asdict(PRESETS[experiment][preset])
     partial = path.with_suffix(".partial")
     arrays, seconds = EXPERIMENTS[experiment].compute(chosen, dataset, partial, progress)
     note = results.provenance(
@@ -117,19 +118,13 @@ def run(
         wall_seconds=seconds,
         experiment=experiment,
         settings=asdict(chosen) | {"data": Path(chosen.data).name},
-        changed_from_preset=_changes(chosen, PRESETS[experiment][preset]),
+        changed_from_preset=[name for name in usual if getattr(chosen, name) != usual[name]],
     )
     results.save(path, arrays, note)
     if not keep:
         shutil.rmtree(partial, ignore_errors=True)
     draw(results.load(path), path.with_suffix(".svg"))
     return path
-
-
-def _changes(chosen: Settings, preset: Settings) -> list[str]:
-    """Names of the settings that differ from the preset's."""
-    given, usual = asdict(chosen), asdict(preset)
-    return [name for name in given if given[name] != usual[name]]
 
 
 def prepare(chosen: Settings) -> data.Dataset:

@@ -297,6 +297,20 @@ def test_the_paper_s_preset_has_the_paper_s_numbers_and_the_others_depart_from_i
     assert plain.lr == pytest.approx(decay.lr / (1 - decay.momentum)) and not plain.batch_norm
 
 
+def test_the_names_of_results_stay_as_they_were(tmp_path):
+    """Else a saved result would not be found again; a new setting of an experiment must not change them."""
+    digests = {
+        "lite": "tiny-fc-digits-1706e2",
+        "paper": "tiny-fc-mnist-9cad35",
+        "paper-decay": "tiny-fc-mnist-7213de",
+        "paper-plain": "tiny-fc-mnist-7b2534",
+    }
+    for preset, end in digests.items():
+        chosen = experiments.settings("trajectory", preset)
+        name = experiments.result_path("trajectory", preset, chosen, tmp_path).name
+        assert name == f"trajectory-{preset}-{end}.npz"
+
+
 # ---- table, figure, command line
 
 

@@ -166,12 +166,12 @@ def _all_eigenvalues(D: DiffusionMatrix) -> dict[str, object]:
 
 def _leading_eigenvalues(D: DiffusionMatrix) -> dict[str, object]:
     """Those that the rank counts; if there are more than fit the file, an error says so before anything is cut."""
-    found = D.rank_certificate()
-    if found.count > LEADING:
+    certificate = D.rank_certificate()
+    if certificate.count > LEADING:
         raise ValueError(
-            f"arithmetic = 'float32': {found.count} eigenvalues lie above the threshold, and {LEADING} are kept; use "
-            "arithmetic='float64', which keeps all"
+            f"arithmetic = 'float32': {certificate.count} eigenvalues lie above the threshold, and {LEADING} are "
+            "kept; use arithmetic='float64', which keeps all"
         )
     values = torch.zeros(min(LEADING, D.shape[0]), dtype=torch.float64)
-    values[: found.count] = found.values.cpu()
-    return {"eigenvalues": values, "failure_probability": found.failure_probability}
+    values[: certificate.count] = certificate.values.cpu()
+    return {"eigenvalues": values, "failure_probability": certificate.failure_probability}

@@ -22,7 +22,7 @@ INSTANTS = 40
 """Instants at which the floor is computed; each takes a Hessian's product for every batch."""
 
 DRAWS = 16
-"""Batches at each of these instants: they give the floor to about a quarter, of which the mean of instants is taken."""
+"""Batches at each of these instants: the error of their mean is a quarter of their spread, and is saved with it."""
 
 REPEATS = 20
 """Repeats of a null model, for its mean and its spread."""
@@ -179,12 +179,12 @@ def _one_by_one(path: np.ndarray, generator: torch.Generator) -> dict:
     segment = min(4096, 2 ** int(np.log2(n / 5)))
     longest = min(n // 4, 25_000)
     lags = np.unique(np.geomspace(1, longest, 200).astype(int))
-    found = {"run": [], "null": []}
+    statistics = {"run": [], "null": []}
     for block in np.array_split(columns, range(32, len(columns), 32)):
         x = np.asarray(path[:, block], np.float64)
         for name, y in (("run", x), ("null", _fitted_ar(x, generator))):
-            found[name].append(_statistics(y, segment, longest, lags))
-    run, null = ([np.concatenate(parts, axis=-1) for parts in zip(*found[name], strict=True)] for name in found)
+            statistics[name].append(_statistics(y, segment, longest, lags))
+    run, null = ([np.concatenate(parts, axis=-1) for parts in zip(*s, strict=True)] for s in statistics.values())
     return {
         "frequency": np.arange(1, segment // 2) / segment,
         "spectrum": _middle(run[0]),
@@ -224,8 +224,8 @@ def _fast(path: np.ndarray, generator: torch.Generator) -> dict:
     """Departures from the running mean; this filter is the same backwards, so that a reversible path stays so."""
     width = min(WINDOW, len(path) // 16 * 2 + 1)
     departures = path - uniform_filter1d(path, width, axis=0)
-    found = _turning(departures[width // 2 : len(path) - width // 2], generator)
-    return {f"fast_{name}": value for name, value in found.items()}
+    turning = _turning(departures[width // 2 : len(path) - width // 2], generator)
+    return {f"fast_{name}": value for name, value in turning.items()}
 
 
 def _turning(path: np.ndarray, generator: torch.Generator) -> dict:

@@ -36,7 +36,7 @@ def table(result: results.Result) -> Table:
         "departures from a running mean, likewise",
         *_turning_rows(fast(a)),
     ]
-    return Table(_what(result), rows, left=2)
+    return Table(_what_was_run(result), rows, left=2)
 
 
 def fast(a: dict) -> dict:
@@ -44,7 +44,7 @@ def fast(a: dict) -> dict:
     return {name.removeprefix("fast_"): value for name, value in a.items() if name.startswith("fast_")}
 
 
-def _what(result: results.Result) -> tuple[str, str]:
+def _what_was_run(result: results.Result) -> tuple[str, str]:
     a, note = result.arrays, result.provenance["settings"]
     after = note["epochs"] - note["burn"]
     text = f"{after} epochs of {a['epoch_steps']} steps after {note['burn']}, N = {a['N']}"
