@@ -7,7 +7,7 @@ SITE   := _build/html
 PORT   ?= 8000
 
 .DEFAULT_GOAL := help
-.PHONY: help book test serve bench clean distclean
+.PHONY: help book test check serve bench clean distclean
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | awk -F '\t' '{ printf "  make %-10s %s\n", $$1, $$2 }'
@@ -28,8 +28,14 @@ $(STAMP): requirements.txt pyproject.toml
 book: $(STAMP) ## execute the chapters that changed and build the site into _build/html
 	$(BIN)/jupyter-book build . -W -n --keep-going
 
-test: book ## run all tests, on the site just built
-	$(BIN)/python -m pytest
+# A process for each core. They steal tests from one another, as a few tests take as long as hundreds.
+PYTEST := $(BIN)/python -m pytest -n auto --dist worksteal
+
+test: book ## run the tests, on the site just built; of pages in a browser a few
+	$(PYTEST)
+
+check: book ## run what make test leaves out: all pages in a browser, all notebooks as in Colab
+	$(PYTEST) -m check
 
 serve: book ## show the site on http://localhost:8000 (another port: PORT=8001)
 	@echo "http://localhost:$(PORT), Ctrl-C to stop"

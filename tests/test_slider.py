@@ -1,6 +1,4 @@
-import os
 import re
-import shutil
 from html.parser import HTMLParser
 from urllib.parse import unquote
 from xml.etree import ElementTree
@@ -138,18 +136,6 @@ def test_bad_arguments_are_named(changes, error):
         make(**changes)
 
 
-@pytest.fixture(scope="module")
-def chromium():
-    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if found is None and os.environ.get("SGDVI_REQUIRE_BROWSER") != "1":
-        pytest.skip("there is no Chromium on the path")
-    playwright = pytest.importorskip("playwright.sync_api")
-    with playwright.sync_playwright() as start:
-        browser = start.chromium.launch(executable_path=found, args=["--no-sandbox", "--disable-gpu"])
-        yield browser
-        browser.close()
-
-
 def page_of(browser, *shown, **options):
     page = browser.new_context(**options).new_page()
     page.set_content("<!doctype html><html lang='en'><body>" + "".join(s._repr_html_() for s in shown))
@@ -161,8 +147,8 @@ def shown_texts(page):
 
 
 @pytest.mark.browser
-def test_arrow_keys_move_one_slider_and_leave_the_other(chromium):
-    page = page_of(chromium, make(), make())
+def test_arrow_keys_move_one_slider_and_leave_the_other(browser):
+    page = page_of(browser, make(), make())
     first = page.get_by_label("radius").first
     first.press("ArrowRight")
     assert shown_texts(page) == [ALT[1], ALT[0]]
@@ -172,8 +158,8 @@ def test_arrow_keys_move_one_slider_and_leave_the_other(chromium):
 
 
 @pytest.mark.browser
-def test_the_button_plays_to_the_end_and_again(chromium):
-    page = page_of(chromium, make(seconds=0.05))
+def test_the_button_plays_to_the_end_and_again(browser):
+    page = page_of(browser, make(seconds=0.05))
     page.wait_for_timeout(200)
     assert shown_texts(page) == ALT[:1]  # not by itself
     for _ in range(2):
@@ -184,6 +170,6 @@ def test_the_button_plays_to_the_end_and_again(chromium):
 
 
 @pytest.mark.browser
-def test_a_wish_for_less_motion_removes_the_button(chromium):
-    assert not page_of(chromium, make(seconds=1), reduced_motion="reduce").locator("button").is_visible()
-    assert page_of(chromium, make(seconds=1)).locator("button").is_visible()
+def test_a_wish_for_less_motion_removes_the_button(browser):
+    assert not page_of(browser, make(seconds=1), reduced_motion="reduce").locator("button").is_visible()
+    assert page_of(browser, make(seconds=1)).locator("button").is_visible()

@@ -1,9 +1,8 @@
 """Experiments that run from the command line: a preset, a table, a figure, a saved result.
 
-A run that was stopped goes on where it was: what it has finished is on disk. Chapter 9 reads the results of
-``spectrum``, chapter 10 those of ``trajectory``. ``registry`` has an entry for each, ``training`` the settings that
-they share; ``spectrum`` and ``trajectory`` hold their own settings, what they compute (``run``) and what a result says
-(``report``).
+A run that was stopped goes on where it was. ``registry`` has an entry for each experiment, ``training`` the settings
+that all share; ``spectrum`` (chapter 9) and ``trajectory`` (chapter 10) hold their own settings, what they compute
+(``run``) and what a result says (``report``).
 """
 
 from sgdvi_lite.experiments.registry import PRESETS, Settings, prepare, result_path, run, settings

@@ -60,6 +60,12 @@ class FokkerPlanck:
     effective_drift : numpy.ndarray
         The drift ``(nx * ny, 2)`` of the printed form that has the same flux: ``b - T div D`` (Ito) or ``b``.
 
+    References
+    ----------
+    The tensor is split into diffusions along links between cells (``stencil``); each link carries the exponentially
+    fitted flux of Scharfetter and Gummel, Large-signal analysis of a silicon Read diode oscillator, IEEE Trans.
+    Electron Devices 16 (1969), 64-77.
+
     Examples
     --------
     >>> import numpy as np

@@ -1,9 +1,7 @@
-"""Fixtures and paths shared by the tests of the book: the tree, the built site, a server and a browser for it."""
+"""Fixtures and paths shared by the tests of the book: the tree, the built site and a server for it."""
 
 import functools
 import http.server
-import os
-import shutil
 import sys
 import threading
 from pathlib import Path
@@ -12,16 +10,6 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 SITE = ROOT / "_build" / "html"
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 
 sys.path.insert(0, str(ROOT / "book" / "_ext"))
 
@@ -63,21 +51,3 @@ def server(site):
         threading.Thread(target=httpd.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{httpd.server_port}"
         httpd.shutdown()
-
-
-@pytest.fixture(scope="module")
-def browser():
-    """System Chromium; without one the test is skipped, or fails if SGDVI_REQUIRE_BROWSER is 1.
-
-    It lives for one module: Playwright keeps an event loop running, in which notebooks could not be executed.
-    """
-    found = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if found is None:
-        missing = f"no browser on PATH (looked for {', '.join(BROWSERS)}); install chromium"
-        (pytest.fail if os.environ.get("SGDVI_REQUIRE_BROWSER") == "1" else pytest.skip)(missing)
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=found, args=FLAGS)
-        yield chromium
-        chromium.close()

@@ -8,14 +8,17 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import nbformat
 import notebooks
 import pytest
 import yaml
+from filelock import FileLock
 
 from tests.book.conftest import ROOT
 
+COLAB = ROOT / "_build" / "colab"
 NOTEBOOKS = [chapter.with_suffix(".ipynb") for chapter in notebooks.chapters(ROOT)]
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 COLAB_HAS = (
@@ -38,10 +41,18 @@ import json, sys
 import nbformat
 from nbclient import NotebookClient
 notebook = nbformat.read(sys.argv[1], as_version=4)
-NotebookClient(notebook, timeout=300, kernel_name="python3").execute()
+NotebookClient(notebook, timeout=1800, kernel_name="python3").execute()
 cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
 json.dump([[cell.execution_count, cell.outputs] for cell in cells], open(sys.argv[2], "w"))
 """
+
+
+class Colab(NamedTuple):
+    """Python of the environment, and its packages with their versions before and after the library came."""
+
+    python: str
+    before: dict[str, str]
+    after: dict[str, str]
 
 
 def run(*command, cwd: Path, **environment) -> str:
@@ -72,17 +83,18 @@ def pins() -> list[str]:
     return found
 
 
-@pytest.fixture(scope="module")
-def colab() -> Path:
+def environment() -> Path:
     """Python of an environment like Colab's, without the library. Made once for each set of pins.
 
     A stamp is written last, so that an interrupted installation is not taken for a whole one.
     """
     wanted = "\n".join([*pins(), sys.version])
-    folder = ROOT / "_build" / "colab" / hashlib.sha256(wanted.encode()).hexdigest()[:16]
+    folder = COLAB / hashlib.sha256(wanted.encode()).hexdigest()[:16]
     python, stamp = folder / "bin" / "python", folder / "complete"
     if not stamp.is_file():
-        shutil.rmtree(folder.parent, ignore_errors=True)
+        for old in COLAB.glob("*/complete"):
+            shutil.rmtree(old.parent)
+        shutil.rmtree(folder, ignore_errors=True)
         run(sys.executable, "-m", "venv", folder, cwd=ROOT)
         pip(python, "install", "--quiet", *pins())
         stamp.write_text(wanted, encoding="utf-8")
@@ -90,37 +102,46 @@ def colab() -> Path:
     return python
 
 
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory) -> Path:
-    """The library's wheel, built from the tree."""
-    folder = tmp_path_factory.mktemp("wheel")
+def with_the_library(folder: Path) -> Colab:
+    """The environment before and after the library comes into it, from a wheel built in ``folder``."""
+    python = environment()
     pip(Path(sys.executable), "wheel", "--quiet", "--no-deps", "--wheel-dir", folder, ROOT)
-    return next(folder.glob("sgdvi_lite-*.whl"))
+    before = installed(python)
+    pip(python, "install", "--quiet", next(folder.glob("sgdvi_lite-*.whl")))
+    return Colab(str(python), before, installed(python))
 
 
-@pytest.fixture(scope="module")
-def versions(colab, wheel) -> tuple[dict[str, str], dict[str, str]]:
-    """Packages before and after the wheel is installed."""
-    before = installed(colab)
-    pip(colab, "install", "--quiet", wheel)
-    return before, installed(colab)
+@pytest.fixture(scope="session")
+def colab(tmp_path_factory, testrun_uid) -> Colab:
+    """One environment for all processes of a run of the tests: the first makes it while the others wait."""
+    note = COLAB / f"{testrun_uid}.json"
+    COLAB.mkdir(parents=True, exist_ok=True)
+    with FileLock(COLAB / "lock"):
+        if not note.is_file():
+            for old in COLAB.glob("*.json"):
+                old.unlink()
+            made = with_the_library(tmp_path_factory.mktemp("wheel"))
+            note.write_text(json.dumps(made), encoding="utf-8")
+        return Colab(*json.loads(note.read_text(encoding="utf-8")))
 
 
+@pytest.mark.check
 @pytest.mark.colab
-def test_installation_adds_little_and_changes_nothing(versions):
-    before, after = versions
+def test_installation_adds_little_and_changes_nothing(colab):
+    before, after = colab.before, colab.after
     assert {name: after.get(name) for name in before} == before
     assert set(after) - set(before) >= {"sgdvi_lite"}
     assert "jupyter-book" not in after
 
 
+@pytest.mark.check
 @pytest.mark.colab
 @each_notebook
-def test_notebook_runs(path, colab, versions, tmp_path):
+def test_notebook_runs(path, colab, tmp_path):
     (tmp_path / "empty").mkdir()
     results = tmp_path / "results.json"
     own = {"IPYTHONDIR": str(tmp_path / "ipython"), "MPLCONFIGDIR": str(tmp_path / "matplotlib")}
-    run(colab, "-c", RUN, path, results, cwd=tmp_path / "empty", **own)
+    run(colab.python, "-c", RUN, path, results, cwd=tmp_path / "empty", **own)
     (_, installation), *rest = json.loads(results.read_text(encoding="utf-8"))
     assert installation == [], "the first cell installed something, though the library is there"
     assert all(count for count, _ in rest)

@@ -71,7 +71,7 @@ DIFFER = """
 """
 
 
-def on_two_ranks(program, folder, seconds=300):
+def on_two_ranks(program, folder, seconds=1800):
     path = folder / "program.py"
     path.write_text("".join(map(textwrap.dedent, (PROGRAM, program, CLOSE))))
     here = Path(__file__).parents[1]
