@@ -47,11 +47,8 @@ def symmetric_field(name: str, x: sp.Matrix) -> sp.Matrix:
 
 def antisymmetric_field(name: str, x: sp.Matrix) -> sp.Matrix:
     """Return an antisymmetric matrix of undefined functions, shape (d, d)."""
-
-    def entry(i, j) -> sp.Expr:
-        return sp.sign(j - i) * scalar_field(f"{name}{min(i, j) + 1}{max(i, j) + 1}", x) if i != j else sp.Integer(0)
-
-    return sp.Matrix(len(x), len(x), entry)
+    upper = symmetric_field(name, x)
+    return sp.Matrix(len(x), len(x), lambda i, j: sp.sign(j - i) * upper[i, j])
 
 
 def grad(f: sp.Expr, x: sp.Matrix) -> sp.Matrix:

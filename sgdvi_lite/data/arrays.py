@@ -10,9 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-ARRAYS = ("x_train", "y_train", "x_test", "y_test")
-"""The four arrays that make a data set, in the order in which they are hashed."""
-
+ARRAYS = ("x_train", "y_train", "x_test", "y_test")  # that make a data set, in the order in which they are hashed
 _CHANNELS = (1, 3)
 _PIXELS = (np.uint8, np.float16, np.float32, np.float64)
 

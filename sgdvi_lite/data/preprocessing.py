@@ -11,11 +11,8 @@ from torch.nn.functional import avg_pool2d, pad
 from sgdvi_lite import _checks
 from sgdvi_lite.data.dataset import Dataset
 
-CHUNK = 2000
-"""How many images are whitened at a time: in float64 they take 50 MB at CIFAR's size."""
-
-CONSTANT = 1e-8
-"""An image, or a channel, of which the standard deviation is below this is constant up to rounding."""
+CHUNK = 2000  # how many images are whitened at a time: in float64 they take 50 MB at CIFAR's size
+CONSTANT = 1e-8  # an image, or a channel, with a standard deviation below this is constant up to rounding
 
 
 def first(dataset: Dataset, n: int, generator: torch.Generator | None = None) -> Dataset:

@@ -15,11 +15,8 @@ import pooch
 
 from sgdvi_lite.data.arrays import ARRAYS
 
-RETRIES = 2
-"""How often a download is tried again at the same mirror."""
-
-TIMEOUT = 30
-"""Seconds without a byte after which a connection counts as lost."""
+RETRIES = 2  # how often a download is tried again at the same mirror
+TIMEOUT = 30  # seconds without a byte after which a connection counts as lost
 
 
 @dataclass(frozen=True)
@@ -145,22 +142,20 @@ def _cifar(archive: str, sha256: str, train: Collection[str], test: str, *, labe
     return Source(mirrors, {archive: sha256}, read, classes)
 
 
+# The data sets that can be downloaded, by name.
 # MNIST: the address of the original publication, yann.lecun.com, no longer serves the files. Two mirrors hold them: the
 # S3 bucket that torchvision uses, and that of the Common Visual Data Foundation, which TensorFlow Datasets uses.
 # The checksums are those of TensorFlow Datasets (tensorflow_datasets/url_checksums/{mnist,cifar10,cifar100}.txt).
 SOURCES: dict[str, Source] = {
     "mnist": Source(
-        mirrors=(
-            "https://ossci-datasets.s3.amazonaws.com/mnist/",
-            "https://storage.googleapis.com/cvdf-datasets/mnist/",
-        ),
-        sha256={
+        ("https://ossci-datasets.s3.amazonaws.com/mnist/", "https://storage.googleapis.com/cvdf-datasets/mnist/"),
+        {
             "train-images-idx3-ubyte.gz": "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
             "train-labels-idx1-ubyte.gz": "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
             "t10k-images-idx3-ubyte.gz": "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
             "t10k-labels-idx1-ubyte.gz": "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
         },
-        read=_read_mnist,
+        _read_mnist,
         classes=10,
     ),
     "cifar10": _cifar(
@@ -180,4 +175,3 @@ SOURCES: dict[str, Source] = {
         classes=100,
     ),
 }
-"""The data sets that can be downloaded, by name."""

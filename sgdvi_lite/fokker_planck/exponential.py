@@ -16,8 +16,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from scipy.linalg import expm
 
-BASIS = 40
-"""The most vectors that the space may have."""
+BASIS = 40  # the most vectors that the space may have
 
 
 def exponentials(solve: Callable[[np.ndarray], np.ndarray], v: np.ndarray, ratio: float) -> Iterator[np.ndarray]:

@@ -9,11 +9,8 @@ from sgdvi_lite import _checks
 
 Field = Callable[[np.ndarray], np.ndarray]
 
-PECLET = 2.0
-"""A cell resolves the drift if its Peclet number is at most this."""
-
-RESOLVED = 16
-"""At least so many cells must resolve the drift."""
+PECLET = 2.0  # a cell resolves the drift if its Peclet number is at most this
+RESOLVED = 16  # at least so many cells must resolve the drift
 
 
 def box(bounds, shape) -> tuple[tuple[tuple[float, float], ...], tuple[int, int]]:

@@ -25,8 +25,8 @@ PIECES = 2**12
 KEPT = 3
 """Number of sparse factorisations kept for the next interval of the same length."""
 
+# how SuperLU factors an M-matrix, which needs no pivoting
 SPLU = {"permc_spec": "MMD_AT_PLUS_A", "diag_pivot_thresh": 0.0, "panel_size": 1, "options": {"SymmetricMode": True}}
-"""How SuperLU factors an M-matrix, which needs no pivoting."""
 
 
 class FokkerPlanck:
@@ -108,8 +108,7 @@ class FokkerPlanck:
     def grid(self) -> tuple[np.ndarray, np.ndarray]:
         """Cell centres X and Y, each of the grid's shape, indexed ``ij``."""
         sides = zip(self.bounds, self.spacing, self.shape, strict=True)
-        X, Y = np.meshgrid(*(low + h * (np.arange(n) + 0.5) for (low, _), h, n in sides), indexing="ij")
-        return X, Y
+        return tuple(np.meshgrid(*(low + h * (np.arange(n) + 0.5) for (low, _), h, n in sides), indexing="ij"))
 
     @property
     def cell_area(self) -> float:
