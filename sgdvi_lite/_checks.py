@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -47,6 +48,18 @@ def one_of(name: str, value: str, allowed) -> None:
         raise ValueError(f"{name} = {value!r}: expected one of {', '.join(allowed)}")
 
 
+def shape(name: str, array: np.ndarray | Tensor, good: bool, allowed: str) -> None:
+    """Raise unless the shape of an array is ``good``."""
+    if not good:
+        raise ValueError(f"{name} has shape {tuple(array.shape)}: expected {allowed}")
+
+
+def eigenvalue(name: str, smallest: float, good: bool, allowed: str) -> None:
+    """Raise unless the smallest eigenvalue of a matrix is ``good``."""
+    if not good:
+        raise ValueError(f"{name} has the eigenvalue {smallest:.3g}: expected all {allowed}")
+
+
 def device(name: str) -> None:
     """Raise unless a tensor can be put on the device of that name."""
     try:
@@ -65,13 +78,12 @@ def same_length(x_name: str, x: Tensor, y_name: str, y: Tensor) -> None:
 
 def finite(name: str, value: Tensor, first: int = 0) -> None:
     """Raise if ``value`` has a NaN or an infinity, naming the row (counted from ``first``) where it stands."""
-    if bool(torch.isfinite(value.sum())) or bool(torch.isfinite(value).all()):  # a sum shows all, and is cheap
-        return
-    row = first + int(torch.nonzero(~torch.isfinite(value))[0, 0])
-    raise ValueError(
-        f"{name}: NaN or infinity in row {row}; expected finite numbers. "
-        "Lower the learning rate if training diverged, or remove the example"
-    )
+    if not (torch.isfinite(value.sum()) or torch.isfinite(value).all()):  # a sum shows all, and is cheap
+        row = first + int(torch.nonzero(~torch.isfinite(value))[0, 0])
+        raise ValueError(
+            f"{name}: NaN or infinity in row {row}; expected finite numbers. "
+            "Lower the learning rate if training diverged, or remove the example"
+        )
 
 
 def ensemble(x0: Tensor, n_steps: int, every: int | None) -> None:

@@ -51,8 +51,7 @@ def numerical_rank(spectrum: Float[Tensor, " n"], d: int, eps: float) -> int:
     >>> linalg.numerical_rank(spectrum, d=100, eps=1.2e-7), linalg.numerical_rank(spectrum, d=100, eps=2.2e-16)
     (2, 3)
     """
-    largest = spectrum.max().item()
-    return int((spectrum > rank_threshold(largest, d, eps)).sum()) if largest > 0 else 0
+    return int((spectrum > rank_threshold(spectrum.max().item(), d, eps)).sum())
 
 
 def stable_rank(spectrum: Float[Tensor, " n"]) -> float:

@@ -69,9 +69,8 @@ class OrnsteinUhlenbeck:
     @cached_property
     def _S(self) -> Tensor:
         """Solution of F S + S F^T = 2 D; the covariance at temperature 1 where the process is stable."""
-        F, D = (M.reshape(-1, *M.shape[-2:]).cpu().numpy() for M in (self.F, self.D))
-        S = np.stack([solve_continuous_lyapunov(*pair) for pair in zip(F, 2 * D, strict=True)])
-        S = torch.from_numpy(S).reshape(self.F.shape).to(self.F)
+        solve = np.vectorize(solve_continuous_lyapunov, signature="(d,d),(d,d)->(d,d)")
+        S = torch.from_numpy(solve(self.F.cpu().numpy(), 2 * self.D.cpu().numpy())).to(self.F)
         return (S + S.mT) / 2
 
     @property
@@ -162,11 +161,10 @@ class OrnsteinUhlenbeck:
 
     def _check_start(self, name: str, value: Tensor, ends: torch.Size) -> None:
         """Raise unless the last dimensions, dtype and device fit the process and all entries are finite."""
-        form = "(..., " + ", ".join(map(str, ends)) + ")"
         if value.shape[-len(ends) :] != ends or (value.dtype, value.device) != (self.F.dtype, self.F.device):
             raise ValueError(
-                f"{name} has shape {tuple(value.shape)}, {value.dtype} on {value.device}: expected {form}, "
-                f"{self.F.dtype} on {self.F.device}"
+                f"{name} has shape {tuple(value.shape)}, {value.dtype} on {value.device}: expected (..., "
+                f"{', '.join(map(str, ends))}), {self.F.dtype} on {self.F.device}"
             )
         _check_finite(name, value)
 
@@ -199,8 +197,7 @@ class OrnsteinUhlenbeck:
 
 def _check_matrices(F: Tensor, D: Tensor) -> None:
     for name, M in (("F", F), ("D", D)):
-        if M.ndim < 2 or M.shape[-1] != M.shape[-2] or M.shape[-1] < 1:
-            raise ValueError(f"{name} has shape {tuple(M.shape)}: expected square matrices (..., d, d)")
+        _checks.shape(name, M, M.ndim >= 2 and M.shape[-2] == M.shape[-1] >= 1, "square matrices (..., d, d)")
         if M.dtype != torch.float64:
             raise ValueError(f"{name} is {M.dtype}: expected torch.float64; convert it with .double()")
         _check_finite(name, M)
@@ -212,10 +209,8 @@ def _check_matrices(F: Tensor, D: Tensor) -> None:
     if bool(((D - D.mT).abs() > 1e-10 * size).any()):
         raise ValueError(f"D is not symmetric: it differs from its transpose by {(D - D.mT).abs().max().item():.3g}")
     smallest = torch.linalg.eigvalsh(D)[..., 0]
-    if bool((smallest < -1e-10 * size[..., 0, 0]).any()):
-        raise ValueError(
-            f"D has the eigenvalue {smallest.min().item():.3g}: expected all >= 0, as it is a matrix of variances"
-        )
+    negative = (smallest < -1e-10 * size[..., 0, 0]).any()
+    _checks.eigenvalue("D", smallest.min().item(), not negative, ">= 0, as it is a matrix of variances")
 
 
 def _check_finite(name: str, M: Tensor) -> None:

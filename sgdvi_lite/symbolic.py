@@ -74,10 +74,8 @@ def div(v: sp.Matrix, x: sp.Matrix) -> sp.Expr:
     >>> symbolic.div(x, x)
     2
     """
-    d = len(x)
-    if v.shape != (d, 1):
-        raise ValueError(f"v has shape {v.shape}: expected ({d}, 1); the divergence of a tensor is div_rows")
-    return sum((sp.diff(v[i], x[i]) for i in range(d)), sp.Integer(0))
+    _checks.shape("v", v, v.shape == x.shape, f"({len(x)}, 1); the divergence of a tensor is div_rows")
+    return sum((sp.diff(vi, xi) for vi, xi in zip(v, x, strict=True)), sp.Integer(0))
 
 
 def div_rows(M: sp.Matrix, x: sp.Matrix) -> sp.Matrix:
@@ -92,8 +90,7 @@ def div_rows(M: sp.Matrix, x: sp.Matrix) -> sp.Matrix:
     Matrix([[1, 2*x1]])
     """
     d = len(x)
-    if M.shape != (d, d):
-        raise ValueError(f"M has shape {M.shape}: expected ({d}, {d})")
+    _checks.shape("M", M, M.shape == (d, d), f"({d}, {d})")
     return sp.Matrix([div(M[i, :].T, x) for i in range(d)])
 
 

@@ -145,18 +145,14 @@ def _positive(name: str, rho: np.ndarray) -> np.ndarray:
 
 
 def _same_shape(name: str, value: np.ndarray, like: np.ndarray) -> np.ndarray:
-    if value.shape != like.shape:
-        raise ValueError(f"{name} has shape {value.shape}: expected {like.shape}, that of the grid")
+    _checks.shape(name, value, value.shape == like.shape, f"{like.shape}, that of the grid")
     return value
 
 
 def _covariance(name: str, cov: np.ndarray) -> np.ndarray:
     cov = np.asarray(cov, dtype=float)
-    if cov.ndim != 2 or cov.shape[0] != cov.shape[1] or not np.allclose(cov, cov.T, rtol=1e-10):
-        raise ValueError(f"{name} has shape {cov.shape}: expected a symmetric matrix (d, d)")
-    smallest = float(np.linalg.eigvalsh(cov).min())
-    if smallest <= 0:
-        raise ValueError(
-            f"{name} has the eigenvalue {smallest:.3g}: expected all > 0; a singular Gaussian has no density"
-        )
+    symmetric = cov.ndim == 2 and cov.shape[0] == cov.shape[1] and np.allclose(cov, cov.T, rtol=1e-10)
+    _checks.shape(name, cov, symmetric, "a symmetric matrix (d, d)")
+    smallest = np.linalg.eigvalsh(cov).min()
+    _checks.eigenvalue(name, smallest, not smallest <= 0, "> 0; a singular Gaussian has no density")
     return cov

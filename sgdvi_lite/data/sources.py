@@ -51,25 +51,21 @@ def fetch(name: str, cache: Path, progress: bool) -> dict[str, np.ndarray]:
 
 def _download(source: Source, file: str, folder: Path, progress: bool) -> None:
     failures: list[Exception] = []
+    checksum = source.sha256[file]
     downloader = pooch.HTTPDownloader(progressbar=progress, timeout=TIMEOUT, headers={"Accept-Encoding": "identity"})
-    registry = {file: f"sha256:{source.sha256[file]}"}
     for mirror in source.mirrors:
-        store = pooch.create(path=folder, base_url=mirror, registry=registry, retry_if_failed=RETRIES)
+        store = pooch.create(folder, mirror, registry={file: f"sha256:{checksum}"}, retry_if_failed=RETRIES)
         try:
             store.fetch(file, downloader=downloader)
             return
         except (OSError, ValueError) as error:  # errors of requests are OSErrors, a wrong checksum is a ValueError
             failures.append(error)
-    raise _failure(source, file, folder, failures) from failures[-1]
-
-
-def _failure(source: Source, file: str, folder: Path, failures: list[Exception]) -> Exception:
     tried = "; ".join(f"{mirror}{file}: {e}" for mirror, e in zip(source.mirrors, failures, strict=True))
     kind = ValueError if any(isinstance(error, ValueError) for error in failures) else OSError
-    return kind(
+    raise kind(
         f"{file} could not be downloaded and nothing was kept ({tried}). Check the connection and try again, "
-        f"or put the file with SHA-256 {source.sha256[file]} into {folder} yourself"
-    )
+        f"or put the file with SHA-256 {checksum} into {folder} yourself"
+    ) from failures[-1]
 
 
 def read_idx(path: Path) -> np.ndarray:

@@ -30,8 +30,8 @@ def as_field(D) -> Field:
     if callable(D):
         return lambda points: np.asarray(D(points), dtype=float)
     constant = np.asarray(D, dtype=float)
-    if constant.shape != (2, 2):
-        raise ValueError(f"D has shape {constant.shape}: expected (2, 2), or a function of points (n, 2) to (n, 2, 2)")
+    allowed = "(2, 2), or a function of points (n, 2) to (n, 2, 2)"
+    _checks.shape("D", constant, constant.shape == (2, 2), allowed)
     return lambda points: np.broadcast_to(constant, (len(points), 2, 2))
 
 

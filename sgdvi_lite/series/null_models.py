@@ -106,6 +106,5 @@ def root_of(name: str, covariance: np.ndarray) -> np.ndarray:
     if covariance.ndim != 2 or not np.allclose(covariance, covariance.T, rtol=0, atol=1e-10 * np.abs(covariance).max()):
         raise ValueError(f"{name} is no symmetric matrix: expected a covariance (d, d)")
     sizes, vectors = np.linalg.eigh(covariance)
-    if not sizes[0] >= -1e-10 * max(sizes[-1], 0):
-        raise ValueError(f"{name} has the eigenvalue {sizes[0]:.3g}: expected all >= 0, as it is a covariance")
+    _checks.eigenvalue(name, sizes[0], sizes[0] >= -1e-10 * max(sizes[-1], 0), ">= 0, as it is a covariance")
     return vectors * np.sqrt(np.maximum(sizes, 0))
