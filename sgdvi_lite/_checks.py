@@ -7,22 +7,25 @@ import torch
 from torch import Tensor
 
 
+def argument(name: str, value: object, good: bool, allowed: str) -> None:
+    """Raise unless the value of an argument is ``good``."""
+    if not good:
+        raise ValueError(f"{name} = {value}: expected {allowed}")
+
+
 def positive(name: str, value: float) -> None:
     """Raise unless ``value`` is a finite number above zero."""
-    if not (math.isfinite(value) and value > 0):
-        raise ValueError(f"{name} = {value}: expected a finite number > 0")
+    argument(name, value, math.isfinite(value) and value > 0, "a finite number > 0")
 
 
 def not_negative(name: str, value: float) -> None:
     """Raise unless ``value`` is a finite number, zero or above."""
-    if not (math.isfinite(value) and value >= 0):
-        raise ValueError(f"{name} = {value}: expected a finite number >= 0")
+    argument(name, value, math.isfinite(value) and value >= 0, "a finite number >= 0")
 
 
 def probability(name: str, value: float) -> None:
     """Raise unless ``value`` is strictly between 0 and 1."""
-    if not 0 < value < 1:
-        raise ValueError(f"{name} = {value}: expected a probability in (0, 1), such as 0.95")
+    argument(name, value, 0 < value < 1, "a probability in (0, 1), such as 0.95")
 
 
 def count(name: str, value: object, low: int = 1, high: int | None = None, remedy: str = "") -> None:
@@ -30,22 +33,20 @@ def count(name: str, value: object, low: int = 1, high: int | None = None, remed
     allowed = f">= {low}" if high is None else f"in [{low}, {high}]"
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{name} = {value!r}: expected an integer {allowed}")
-    if value < low or (high is not None and value > high):
-        raise ValueError(f"{name} = {value}: expected an integer {allowed}" + (f"; {remedy}" if remedy else ""))
+    inside = low <= value and (high is None or value <= high)
+    argument(name, value, inside, f"an integer {allowed}" + (f"; {remedy}" if remedy else ""))
 
 
 def momentum(value: float, nesterov: bool) -> None:
     """Raise unless the momentum is in [0, 1), and above 0 for Nesterov's."""
-    if not 0 <= value < 1:
-        raise ValueError(f"momentum = {value}: expected a number in [0, 1)")
+    argument("momentum", value, 0 <= value < 1, "a number in [0, 1)")
     if nesterov and not value:
         raise ValueError("nesterov = True with momentum = 0: expected a momentum > 0, or nesterov = False")
 
 
 def one_of(name: str, value: str, allowed) -> None:
     """Raise unless ``value`` is one of the ``allowed`` names."""
-    if value not in allowed:
-        raise ValueError(f"{name} = {value!r}: expected one of {', '.join(allowed)}")
+    argument(name, repr(value), value in allowed, f"one of {', '.join(allowed)}")
 
 
 def shape(name: str, array: np.ndarray | Tensor, good: bool, allowed: str) -> None:
@@ -98,5 +99,4 @@ def period(n_steps: int, every: int) -> None:
     """Raise unless ``every`` divides the number of steps."""
     count("n_steps", n_steps)
     count("every", every, high=n_steps)
-    if n_steps % every:
-        raise ValueError(f"every = {every}: expected a divisor of n_steps = {n_steps}")
+    argument("every", every, n_steps % every == 0, f"a divisor of n_steps = {n_steps}")

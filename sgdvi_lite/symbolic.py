@@ -74,7 +74,7 @@ def div(v: sp.Matrix, x: sp.Matrix) -> sp.Expr:
     >>> symbolic.div(x, x)
     2
     """
-    _checks.shape("v", v, v.shape == x.shape, f"({len(x)}, 1); the divergence of a tensor is div_rows")
+    _checks.shape("v", v, v.shape == (len(x), 1), f"({len(x)}, 1); the divergence of a tensor is div_rows")
     return sum((sp.diff(vi, xi) for vi, xi in zip(v, x, strict=True)), sp.Integer(0))
 
 

@@ -1,7 +1,5 @@
 """The data set as an object, from a name or a file."""
 
-from __future__ import annotations
-
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,8 +119,7 @@ def load(
         _checks.one_of("name_or_path", name, (*NAMES, "PATH.npz"))
         folder = Path(cache or os.environ.get("SGDVI_CACHE") or pooch.os_cache("sgdvi")).expanduser()
         arrays = sources.fetch(name, folder, progress)
-    if not dtype.is_floating_point:
-        raise ValueError(f"dtype = {dtype}: expected a floating-point type such as torch.float32")
+    _checks.argument("dtype", dtype, dtype.is_floating_point, "a floating-point type such as torch.float32")
     arrays = canonical(arrays)
     labels = int(arrays["y_train"].max(initial=0)) + 1
     classes = sources.SOURCES[name].classes if name in sources.SOURCES else labels

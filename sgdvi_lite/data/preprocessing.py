@@ -62,9 +62,8 @@ def average_pool(dataset: Dataset, size: int) -> Dataset:
     """
     h, w = dataset.x_train.shape[2:]
     _checks.count("size", size, high=min(h, w))
-    if h % size or w % size:
-        allowed = [s for s in range(1, min(h, w) + 1) if h % s == 0 and w % s == 0]
-        raise ValueError(f"size = {size}: expected a divisor of {h} and {w}, one of {allowed}")
+    allowed = [s for s in range(1, min(h, w) + 1) if h % s == 0 and w % s == 0]
+    _checks.argument("size", size, size in allowed, f"a divisor of {h} and {w}, one of {allowed}")
     return _map(dataset, lambda x: avg_pool2d(x, (h // size, w // size)))
 
 

@@ -24,12 +24,13 @@ class Source:
     """A data set to download.
 
     ``mirrors`` are addresses of folders, each ending in a slash and tried in order; ``sha256`` maps the name of each
-    file to its checksum; ``read`` maps the folder that holds the files to the four arrays; ``classes`` counts labels.
+    file to its checksum; ``read`` maps the folder that holds the files to the four arrays, in the order of ``ARRAYS``;
+    ``classes`` counts labels.
     """
 
     mirrors: tuple[str, ...]
     sha256: dict[str, str]
-    read: Callable[[Path], dict[str, np.ndarray]]
+    read: Callable[[Path], list[np.ndarray]]
     classes: int
 
 
@@ -44,23 +45,22 @@ def fetch(name: str, cache: Path, progress: bool) -> dict[str, np.ndarray]:
         If a file was delivered and its checksum is wrong (it is removed), or if a file is not in the known format.
     """
     source = SOURCES[name]
-    for file in source.sha256:
-        _download(source, file, cache / name, progress)
-    return source.read(cache / name)
+    for file, checksum in source.sha256.items():
+        _download(source.mirrors, file, checksum, cache / name, progress)
+    return dict(zip(ARRAYS, source.read(cache / name), strict=True))
 
 
-def _download(source: Source, file: str, folder: Path, progress: bool) -> None:
+def _download(mirrors: tuple[str, ...], file: str, checksum: str, folder: Path, progress: bool) -> None:
     failures: list[Exception] = []
-    checksum = source.sha256[file]
     downloader = pooch.HTTPDownloader(progressbar=progress, timeout=TIMEOUT, headers={"Accept-Encoding": "identity"})
-    for mirror in source.mirrors:
+    for mirror in mirrors:
         store = pooch.create(folder, mirror, registry={file: f"sha256:{checksum}"}, retry_if_failed=RETRIES)
         try:
             store.fetch(file, downloader=downloader)
             return
         except (OSError, ValueError) as error:  # errors of requests are OSErrors, a wrong checksum is a ValueError
             failures.append(error)
-    tried = "; ".join(f"{mirror}{file}: {e}" for mirror, e in zip(source.mirrors, failures, strict=True))
+    tried = "; ".join(f"{mirror}{file}: {e}" for mirror, e in zip(mirrors, failures, strict=True))
     kind = ValueError if any(isinstance(error, ValueError) for error in failures) else OSError
     raise kind(
         f"{file} could not be downloaded and nothing was kept ({tried}). Check the connection and try again, "
@@ -88,9 +88,9 @@ def read_idx(path: Path) -> np.ndarray:
     return np.frombuffer(raw, np.uint8, offset=start).reshape(shape)
 
 
-def _read_mnist(folder: Path) -> dict[str, np.ndarray]:
+def _read_mnist(folder: Path) -> list[np.ndarray]:
     files = (f"{part}-{kind}-ubyte.gz" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1"))
-    return dict(zip(ARRAYS, (read_idx(folder / file) for file in files), strict=True))
+    return [read_idx(folder / file) for file in files]
 
 
 def read_members(path: Path, names: Collection[str]) -> dict[str, bytes]:
@@ -127,11 +127,10 @@ def cifar_records(raw: bytes, label_bytes: int) -> tuple[np.ndarray, np.ndarray]
 def _cifar(archive: str, sha256: str, train: Collection[str], test: str, *, label_bytes: int, classes: int) -> Source:
     """CIFAR in its binary version, because the Python version is a pickle, and loading a pickle can run code."""
 
-    def read(folder: Path) -> dict[str, np.ndarray]:
+    def read(folder: Path) -> list[np.ndarray]:
         contents = read_members(folder / archive, {*train, test})
         parts = (b"".join(contents[name] for name in train), contents[test])
-        values = (array for raw in parts for array in cifar_records(raw, label_bytes))
-        return dict(zip(ARRAYS, values, strict=True))
+        return [array for raw in parts for array in cifar_records(raw, label_bytes)]
 
     # the author's page, and the host to which it redirects
     mirrors = ("https://www.cs.toronto.edu/~kriz/", "https://cave.cs.toronto.edu/kriz/")

@@ -16,10 +16,9 @@ RESOLVED = 16  # at least so many cells must resolve the drift
 def box(bounds, shape) -> tuple[tuple[tuple[float, float], ...], tuple[int, int]]:
     """Return bounds and shape as tuples, or say what is wrong with them."""
     box = tuple((float(low), float(high)) for low, high in bounds)
-    if len(box) != 2 or not all(np.isfinite(side).all() and side[0] < side[1] for side in box):
-        raise ValueError(f"bounds = {bounds}: expected ((x_low, x_high), (y_low, y_high)) with low < high")
-    if len(shape) != 2:
-        raise ValueError(f"shape = {shape}: expected two numbers of cells")
+    proper = len(box) == 2 and all(np.isfinite(side).all() and side[0] < side[1] for side in box)
+    _checks.argument("bounds", bounds, proper, "((x_low, x_high), (y_low, y_high)) with low < high")
+    _checks.argument("shape", shape, len(shape) == 2, "two numbers of cells")
     for n in shape:
         _checks.count("shape", n, low=4)
     return box, tuple(shape)
@@ -30,8 +29,7 @@ def as_field(D) -> Field:
     if callable(D):
         return lambda points: np.asarray(D(points), dtype=float)
     constant = np.asarray(D, dtype=float)
-    allowed = "(2, 2), or a function of points (n, 2) to (n, 2, 2)"
-    _checks.shape("D", constant, constant.shape == (2, 2), allowed)
+    _checks.shape("D", constant, constant.shape == (2, 2), "(2, 2), or a function of points (n, 2) to (n, 2, 2)")
     return lambda points: np.broadcast_to(constant, (len(points), 2, 2))
 
 

@@ -149,13 +149,12 @@ class FokkerPlanck:
     def generator(self) -> sparse.csc_matrix:
         """Sparse matrix A, d(rho)/dt = A rho for the flattened cells: columns sum to zero, off-diagonals are >= 0."""
         force = self._force(self._points)
-        n = len(self._points)
         weights, offsets = selling(self._D / np.outer(self.spacing, self.spacing))
         signs = (1,) if self._constant else (1, -1)  # half of a link belongs to either end; constant D: both halves
         links = zip(weights.T / len(signs), offsets.swapaxes(0, 1), strict=True)
         entries = [self._links(force, weight, sign * offset) for weight, offset in links for sign in signs]
         rates, rows, columns = (np.concatenate(part) for part in zip(*entries, strict=True))
-        rates = sparse.coo_matrix((rates, (rows, columns)), shape=(n, n)).tocsc()
+        rates = sparse.coo_matrix((rates, (rows, columns)), shape=[len(self._points)] * 2).tocsc()
         return rates - sparse.diags(np.asarray(rates.sum(axis=0)).ravel(), format="csc")
 
     def _links(self, force: np.ndarray, weight: np.ndarray, offset: np.ndarray) -> tuple[np.ndarray, ...]:

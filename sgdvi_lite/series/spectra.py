@@ -143,8 +143,7 @@ def strongest_line(x: ArrayLike, lowest: float, width: int = 201, chance: float 
     (True, 5.0)
     """
     _checks.count("width", width, low=3)
-    if width % 2 == 0:
-        raise ValueError(f"width = {width}: expected an odd number, so that the median has a centre")
+    _checks.argument("width", width, width % 2 == 1, "an odd number, so that the median has a centre")
     x = as_series("x", x, 2 * width)
     n = len(x)
     if not width / 2 / n <= lowest < 0.5:
