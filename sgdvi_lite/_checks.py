@@ -1,13 +1,13 @@
 """Checks of arguments, one line each where they are used. Each error says what came, what may come, what to do."""
 
 import math
+from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
 
-def argument(name: str, value: object, good: bool, allowed: str) -> None:
+def argument(name: str, value: object, good: object, allowed: str) -> None:
     """Raise unless the value of an argument is ``good``."""
     if not good:
         raise ValueError(f"{name} = {value}: expected {allowed}")
@@ -49,13 +49,13 @@ def one_of(name: str, value: str, allowed) -> None:
     argument(name, repr(value), value in allowed, f"one of {', '.join(allowed)}")
 
 
-def shape(name: str, array: np.ndarray | Tensor, good: bool, allowed: str) -> None:
-    """Raise unless the shape of an array is ``good``."""
+def shape(name: str, value: Sequence[int], good: object, allowed: str) -> None:
+    """Raise unless the shape of an array, its ``value``, is ``good``."""
     if not good:
-        raise ValueError(f"{name} has shape {tuple(array.shape)}: expected {allowed}")
+        raise ValueError(f"{name} has shape {tuple(value)}: expected {allowed}")
 
 
-def eigenvalue(name: str, smallest: float, good: bool, allowed: str) -> None:
+def eigenvalue(name: str, smallest: float, good: object, allowed: str) -> None:
     """Raise unless the smallest eigenvalue of a matrix is ``good``."""
     if not good:
         raise ValueError(f"{name} has the eigenvalue {smallest:.3g}: expected all {allowed}")

@@ -197,7 +197,7 @@ class OrnsteinUhlenbeck:
 
 def _check_matrices(F: Tensor, D: Tensor) -> None:
     for name, M in (("F", F), ("D", D)):
-        _checks.shape(name, M, M.ndim >= 2 and M.shape[-2] == M.shape[-1] >= 1, "square matrices (..., d, d)")
+        _checks.shape(name, M.shape, M.ndim >= 2 and M.shape[-2] == M.shape[-1] >= 1, "square matrices (..., d, d)")
         if M.dtype != torch.float64:
             raise ValueError(f"{name} is {M.dtype}: expected torch.float64; convert it with .double()")
         _check_finite(name, M)

@@ -74,7 +74,7 @@ def div(v: sp.Matrix, x: sp.Matrix) -> sp.Expr:
     >>> symbolic.div(x, x)
     2
     """
-    _checks.shape("v", v, v.shape == (len(x), 1), f"({len(x)}, 1); the divergence of a tensor is div_rows")
+    _checks.shape("v", v.shape, v.shape == (len(x), 1), f"({len(x)}, 1); the divergence of a tensor is div_rows")
     return sum((sp.diff(vi, xi) for vi, xi in zip(v, x, strict=True)), sp.Integer(0))
 
 
@@ -90,7 +90,7 @@ def div_rows(M: sp.Matrix, x: sp.Matrix) -> sp.Matrix:
     Matrix([[1, 2*x1]])
     """
     d = len(x)
-    _checks.shape("M", M, M.shape == (d, d), f"({d}, {d})")
+    _checks.shape("M", M.shape, M.shape == (d, d), f"({d}, {d})")
     return sp.Matrix([div(M[i, :].T, x) for i in range(d)])
 
 

@@ -145,14 +145,14 @@ def _positive(name: str, rho: np.ndarray) -> np.ndarray:
 
 
 def _same_shape(name: str, value: np.ndarray, like: np.ndarray) -> np.ndarray:
-    _checks.shape(name, value, value.shape == like.shape, f"{like.shape}, that of the grid")
+    _checks.shape(name, value.shape, value.shape == like.shape, f"{like.shape}, that of the grid")
     return value
 
 
 def _covariance(name: str, cov: np.ndarray) -> np.ndarray:
     cov = np.asarray(cov, dtype=float)
     symmetric = cov.ndim == 2 and cov.shape[0] == cov.shape[1] and np.allclose(cov, cov.T, rtol=1e-10)
-    _checks.shape(name, cov, symmetric, "a symmetric matrix (d, d)")
+    _checks.shape(name, cov.shape, symmetric, "a symmetric matrix (d, d)")
     smallest = np.linalg.eigvalsh(cov).min()
     _checks.eigenvalue(name, smallest, not smallest <= 0, "> 0; a singular Gaussian has no density")
     return cov

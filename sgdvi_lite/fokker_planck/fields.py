@@ -29,7 +29,7 @@ def as_field(D) -> Field:
     if callable(D):
         return lambda points: np.asarray(D(points), dtype=float)
     constant = np.asarray(D, dtype=float)
-    _checks.shape("D", constant, constant.shape == (2, 2), "(2, 2), or a function of points (n, 2) to (n, 2, 2)")
+    _checks.shape("D", constant.shape, constant.shape == (2, 2), "(2, 2), or a function of points (n, 2) to (n, 2, 2)")
     return lambda points: np.broadcast_to(constant, (len(points), 2, 2))
 
 

@@ -230,7 +230,7 @@ class FokkerPlanck:
             they do not increase; if ``tolerance`` is too small.
         """
         rho0 = np.asarray(rho0, dtype=float)
-        _checks.shape("rho0", rho0, rho0.shape == self.shape, f"the grid's, {self.shape}")
+        _checks.shape("rho0", rho0.shape, rho0.shape == self.shape, f"the grid's, {self.shape}")
         rho = fields.checked_density("rho0", rho0, self.cell_area).ravel() * self.cell_area
         times = fields.checked_times(times)
         if not tolerance >= 1e-10:

@@ -74,7 +74,7 @@ def stochastic_area(x: ArrayLike, lag: int = 1, n_batches: int = 30) -> Estimate
     (True, True)
     """
     pairs = _pairs(x, lag)
-    _checks.shape("x", np.asarray(x), pairs[0].shape[1] >= 2, "(n, d) with d >= 2, as an area lies in a plane")
+    _checks.shape("x", np.shape(x), pairs[0].shape[1] >= 2, "(n, d) with d >= 2, as an area lies in a plane")
     start, end = (stretches(points, n_batches) for points in pairs)
     products = np.swapaxes(start, 1, 2) @ end / start.shape[1]
     return mean_of_stretches((products - np.swapaxes(products, 1, 2)) / 2)

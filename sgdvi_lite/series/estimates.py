@@ -75,7 +75,7 @@ def as_series(name: str, x: ArrayLike, shortest: int, columns: int | None = None
     """Return the array as float64, or raise unless it is finite, long enough and has the columns asked for."""
     x = np.asarray(x, dtype=np.float64)
     expected = "(n, ...)" if columns is None else f"(n, {columns})"
-    _checks.shape(name, x, x.ndim >= 1 and (columns is None or x.shape[1:] == (columns,)), expected)
+    _checks.shape(name, x.shape, x.ndim >= 1 and (columns is None or x.shape[1:] == (columns,)), expected)
     if len(x) < shortest:
         raise ValueError(f"{name} has {len(x)} entries: expected at least {shortest}")
     bad = np.argwhere(~np.isfinite(x))
@@ -87,7 +87,7 @@ def as_series(name: str, x: ArrayLike, shortest: int, columns: int | None = None
 def centred(x: ArrayLike) -> np.ndarray:
     """Return a series ``(n, d)`` less its mean, or raise unless it is one."""
     x = as_series("x", x, 4)
-    _checks.shape("x", x, x.ndim == 2, "(n, d)")
+    _checks.shape("x", x.shape, x.ndim == 2, "(n, d)")
     return x - x.mean(axis=0)
 
 
