@@ -1,7 +1,5 @@
 """Files that are there whole or not at all, room on the disk, and fingerprints of tensors."""
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import os

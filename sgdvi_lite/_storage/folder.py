@@ -3,8 +3,6 @@
 A header in JSON tells what is computed; a lock says who does it; each named state is a file that is replaced whole.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import time
@@ -20,12 +18,11 @@ from torch import Tensor
 from sgdvi_lite._storage.files import free_bytes, write_atomically
 
 State = dict[str, object]
-FORMAT = 1
-"""Of headers and states; a header without one, as recordings had at first, is of format 1."""
+FORMAT = 1  # of headers and states; a header without one, as recordings had at first, is of format 1
+# The file that is locked. It stays for ever: of a file that is replaced, two processes can lock one each.
 LOCK = ".lock"
-"""The file that is locked. It stays for ever: of a file that is replaced, two processes can lock one each."""
+# The stopwatch's seconds in a state; one written before there was a stopwatch has none and counts as 0.
 SPENT = "spent"
-"""The stopwatch's seconds in a state; one written before there was a stopwatch has none and counts as 0."""
 
 
 @dataclass(frozen=True)
@@ -34,16 +31,11 @@ class Kind:
 
     header: str
     noun: str
-    doing: str
-    """What another process does there."""
-    stranger: str = "something else"
-    """What a folder holds that has files, but no header."""
-    headerless: tuple[str, ...] = ()
-    """Patterns of files that such folders held before they had a header."""
-    again: bool = True
-    """Whether a process may take the folder twice, as a notebook does in which a cell is run again."""
-    tolerance: float = 0.0
-    """Relative difference of floats that makes no other identity; a thousandth of it, absolute."""
+    doing: str  # what another process does there
+    stranger: str = "something else"  # what a folder holds that has files, but no header
+    headerless: tuple[str, ...] = ()  # patterns of files that such folders held before they had a header
+    again: bool = True  # whether a process may take the folder twice, as a notebook does in which a cell is run again
+    tolerance: float = 0.0  # relative difference of floats that makes no other identity; a thousandth of it, absolute
 
 
 class Folder:
@@ -73,7 +65,11 @@ class Folder:
         identity = json.loads(json.dumps(identity))
         self._find(identity)  # a folder of something else is refused before so much as a lock is written there
         self._lock = self._take()
-        self.header = self._find(identity) or self._begin({"format": FORMAT} | identity | (note or {}))
+        self.header = self._find(identity)
+        if not self.header:
+            self.header = {"format": FORMAT} | identity | (note or {})
+            text = json.dumps(self.header, indent=1).encode()
+            write_atomically(self.path / kind.header, lambda file: file.write(text))
         for part in self.path.glob(".*.part"):  # of a writing that was killed
             part.unlink()
         self.stopwatch = Stopwatch(seconds_in(self.path))
@@ -105,11 +101,6 @@ class Folder:
                 f"folder = {str(self.path)!r}: another process {self.kind.doing} there; wait for its end"
             ) from error
         return lock
-
-    def _begin(self, header: dict) -> dict:
-        text = json.dumps(header, indent=1).encode()
-        write_atomically(self.path / self.kind.header, lambda file: file.write(text))
-        return header
 
     def load(self, name: str, device: torch.device | str = "cpu") -> State | None:
         """The state of that name, or ``None``."""

@@ -1,22 +1,21 @@
 """Long runs of constant-step SGD with snapshots of the weights on disk; killed at any point, they go on bit for bit."""
 
-from __future__ import annotations
-
 import platform
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
 from sgdvi_lite import _checks, nets
 from sgdvi_lite._storage.files import digest
+from sgdvi_lite._storage.folder import read_header
 from sgdvi_lite.gradients import Loss
 from sgdvi_lite.sgd.engines.autograd import Autograd
 from sgdvi_lite.sgd.engines.fully_connected import FullyConnected, applies
-from sgdvi_lite.sgd.loop import Run, Settings, same_arithmetic
-from sgdvi_lite.sgd.store import Store, read_header, read_state
+from sgdvi_lite.sgd.loop import RUN, Run, Settings, Store
 
 DTYPES = {torch.float32: np.dtype(np.float32), torch.float64: np.dtype(np.float64)}
 
@@ -67,12 +66,14 @@ def open_recording(folder: str | Path) -> Recording:
         If there is no recorded run, or none with a checkpoint yet.
     """
     folder = Path(folder)
-    header, state = read_header(folder), read_state(folder)
-    if state is None:
+    if not (folder / RUN.header).is_file():
+        raise FileNotFoundError(f"folder = {str(folder)!r}: no recorded run is there; sgd.record makes one")
+    run = read_header(folder, RUN)["run"]
+    if not (folder / "state.pt").is_file():
         raise FileNotFoundError(f"folder = {str(folder)!r}: the run there has no checkpoint yet; let it go on")
+    state = torch.load(folder / "state.pt", weights_only=True)
     rows = 1 + state["recorded"]
     weights, log = (np.load(folder / f"{name}.npy", mmap_mode="r")[:rows] for name in ("weights", "log"))
-    run = header["run"]
     return Recording(folder, run, run["engine"], state["recorded"] * run["every"], state["diverged"], weights, log[1:])
 
 
@@ -164,12 +165,15 @@ def record(
     model.train()
     kind = FullyConnected if engine == "auto" and applies(model, loss, x, y, batch_size) else Autograd
     run = asdict(settings) | {"engine": kind.name} | _fingerprint(model, loss, x, y, generator)
-    store = Store(folder, run, _machine(), 1 + n_steps // every, run["d"], dtype)
+    machine = _machine()
+    store = Store(folder, run, machine, dtype)
     steps = kind(model, loss, x, y, settings)
     try:
-        with same_arithmetic(store.made["threads"], kind.blas_threads):
+        torch.set_num_threads(store.header["made"]["threads"])  # those with which the run began
+        with torch.random.fork_rng(), np.errstate(all="ignore"), threadpool_limits(kind.blas_threads, "blas"):
             Run(steps, store, settings, generator, checkpoint_seconds).go(progress)
     finally:
+        torch.set_num_threads(machine["threads"])
         steps.finish()
         store.close()
         model.eval()

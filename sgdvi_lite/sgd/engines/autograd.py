@@ -20,8 +20,7 @@ class Autograd(Engine):
         self.weights = nets.flat_parameters(model)
         self.velocity = torch.zeros_like(self.weights)
         self._parameters = [p for p in model.parameters() if p.requires_grad]
-        for p, view in zip(self._parameters, self.views(self.weights), strict=True):
-            p.data = view
+        nn.utils.vector_to_parameters(self.weights, self._parameters)
 
     def prepare(self, index: Tensor, seed: int) -> None:
         """Take the batches to the network's device; the seed is for dropout and the like."""
