@@ -6,7 +6,6 @@ A header in JSON tells what is computed; a lock says who does it; each named sta
 import json
 import math
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import repeat
 from pathlib import Path
@@ -79,17 +78,25 @@ class Folder:
         path, kind = self.path, self.kind
         if (path / kind.header).is_file():
             header = read_header(path, kind)
-            for name, old, new in _differences(header, identity, kind.tolerance):
-                raise ValueError(
-                    f"folder = {str(path)!r} holds another {kind.noun}: {name} = {old!r} there and {new!r} here; "
-                    "choose another folder, or remove this one"
-                )
+            self._compare(header, identity)
             return header
         known = (LOCK, "*.part", kind.header, *kind.headerless)  # another process may write the header just now
         files = [path] if path.is_file() else path.glob("*")
         if not all(any(map(file.match, known)) for file in files):
             raise ValueError(f"folder = {str(path)!r} holds {kind.stranger}: choose an empty folder")
         return None
+
+    def _compare(self, there: dict, here: dict) -> None:
+        """Refuse a header that differs, at any depth, from what is wanted here."""
+        for name, new in here.items():
+            old = there.get(name)
+            if isinstance(old, dict) and isinstance(new, dict):
+                self._compare(old, new)
+            elif not _same(old, new, self.kind.tolerance):
+                raise ValueError(
+                    f"folder = {str(self.path)!r} holds another {self.kind.noun}: {name} = {old!r} there and {new!r} "
+                    "here; choose another folder, or remove this one"
+                )
 
     def _take(self) -> FileLock:
         self.path.mkdir(parents=True, exist_ok=True)
@@ -157,16 +164,6 @@ def _read(file: Path, **options) -> State:
     except Exception as error:
         said = str(error).splitlines()[0]
         raise ValueError(f"{str(file)!r} is damaged ({said}): remove it, and this part begins anew") from error
-
-
-def _differences(there: dict, here: dict, tolerance: float) -> Iterator[tuple[str, object, object]]:
-    """Name and both values of all in which the header there differs from what is wanted here."""
-    for name, new in here.items():
-        old = there.get(name)
-        if isinstance(old, dict) and isinstance(new, dict):
-            yield from _differences(old, new, tolerance)
-        elif not _same(old, new, tolerance):
-            yield name, old, new
 
 
 def _same(old: object, new: object, tolerance: float) -> bool:

@@ -128,8 +128,14 @@ class Store(Folder):
 
     def __init__(self, folder: str | Path, run: dict, made: dict, dtype: np.dtype):
         rows, d = 1 + run["n_steps"] // run["every"], run["d"]
-        if not (Path(folder) / RUN.header).exists():
-            _foresee(Path(folder), rows * (d * dtype.itemsize + COLUMNS * np.dtype(float).itemsize) + 64 * d)
+        need = rows * (d * dtype.itemsize + COLUMNS * np.dtype(float).itemsize) + 64 * d
+        free = free_bytes(Path(folder))
+        if need > free and not (Path(folder) / RUN.header).exists():
+            raise OSError(
+                errno.ENOSPC,
+                f"folder = {str(folder)!r}: the recording takes {need / 1e9:.3g} GB and the disk has {free / 1e9:.3g} "
+                "GB free; raise every, lower n_steps, or choose another disk",
+            )
         super().__init__(folder, RUN, {"run": run}, {"made": made})
         self.state = self.load("state")
         self._maps = [self._array("weights.npy", (rows, d), dtype), self._array("log.npy", (rows, COLUMNS), float)]
@@ -151,17 +157,6 @@ class Store(Folder):
         for mapped in self._maps:
             mapped.flush()
         self.save("state", state)
-
-
-def _foresee(folder: Path, need: int) -> None:
-    """Raise unless the disk has ``need`` bytes free."""
-    free = free_bytes(folder)
-    if need > free:
-        raise OSError(
-            errno.ENOSPC,
-            f"folder = {str(folder)!r}: the recording takes {need / 1e9:.3g} GB and the disk has {free / 1e9:.3g} GB "
-            "free; raise every, lower n_steps, or choose another disk",
-        )
 
 
 class Run:
@@ -200,11 +195,11 @@ class Run:
         """As many epochs as fill a chunk, or one; each draws a seed and its batches, as in :class:`SGD`."""
         settings, chunk = self.settings, self.settings.chunk
         self.drawn_from = self.generator.get_state()
-        epochs = [self._epoch() for _ in range(max(1, chunk // (settings.N // settings.batch_size)))]
-        seed, index = epochs[0][0], torch.cat([batches for _, batches in epochs])
-        index = index[: settings.n_steps - self.step + self.position]
+        epochs = (self._epoch() for _ in range(max(1, chunk // (settings.N // settings.batch_size))))
+        seeds, batches = zip(*epochs, strict=True)
+        index = torch.cat(batches)[: settings.n_steps - self.step + self.position]
         for k in range(self.position, len(index), chunk):
-            self._chunk(index[k : k + chunk], seed + k)
+            self._chunk(index[k : k + chunk], seeds[0] + k)
             bar.update(self.step - bar.n)
             if time.monotonic() - self.saved_at >= self.seconds and self.step < settings.n_steps:
                 self.save(self.step // settings.every)
@@ -262,9 +257,8 @@ class Run:
 def first_failure(log: np.ndarray, weights: np.ndarray) -> int | None:
     """Which step of a chunk was the first whose log is not finite, the last if only the weights after it are not."""
     finite = np.isfinite(log).all(axis=1)
-    if not finite.all():
-        return int(finite.argmin())
-    return None if np.isfinite(weights).all() else len(log) - 1
+    finite[-1] &= np.isfinite(weights).all()
+    return None if finite.all() else int(finite.argmin())
 
 
 def last_finite(snapshots: np.ndarray, first: int, last: int) -> int:

@@ -161,35 +161,26 @@ def record(
     rates = {"lr": lr, "momentum": momentum, "nesterov": nesterov, "weight_decay": weight_decay}
     order = {"N": len(x), "batch_size": batch_size, "sampling": sampling}
     settings = Settings(n_steps=n_steps, every=every, engine=engine, **rates, **order)
-    dtype = _dtype(model)
+    dtypes = {p.dtype for p in model.parameters()}
+    if len(dtypes) != 1 or not dtypes <= set(DTYPES):
+        raise ValueError(f"model has weights of {dtypes}: expected one of torch.float32, torch.float64 for all of them")
     model.train()
     kind = FullyConnected if engine == "auto" and applies(model, loss, x, y, batch_size) else Autograd
     run = asdict(settings) | {"engine": kind.name} | _fingerprint(model, loss, x, y, generator)
-    machine = _machine()
-    store = Store(folder, run, machine, dtype)
+    versions = {"python": platform.python_version(), "torch": str(torch.__version__), "numpy": np.__version__}
+    threads = torch.get_num_threads()
+    store = Store(folder, run, {"threads": threads, "versions": versions}, DTYPES[dtypes.pop()])
     steps = kind(model, loss, x, y, settings)
     try:
         torch.set_num_threads(store.header["made"]["threads"])  # those with which the run began
         with torch.random.fork_rng(), np.errstate(all="ignore"), threadpool_limits(kind.blas_threads, "blas"):
             Run(steps, store, settings, generator, checkpoint_seconds).go(progress)
     finally:
-        torch.set_num_threads(machine["threads"])
+        torch.set_num_threads(threads)
         steps.finish()
         store.close()
         model.eval()
     return open_recording(folder)
-
-
-def _dtype(model: nn.Module) -> np.dtype:
-    kinds = {p.dtype for p in model.parameters()}
-    if len(kinds) != 1 or not kinds <= set(DTYPES):
-        raise ValueError(f"model has weights of {kinds}: expected one of torch.float32, torch.float64 for all of them")
-    return DTYPES[kinds.pop()]
-
-
-def _machine() -> dict:
-    versions = {"python": platform.python_version(), "torch": str(torch.__version__), "numpy": np.__version__}
-    return {"threads": torch.get_num_threads(), "versions": versions}
 
 
 def _fingerprint(model: nn.Module, loss: Loss, x: Tensor, y: Tensor, generator: torch.Generator) -> dict:

@@ -10,8 +10,6 @@ slope of the mean loss in that output, times the batch size, from the layer's ow
 weights, and the slope in its input into the array of the layer below.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -74,7 +72,7 @@ def applies(model: nn.Module, loss: Loss, x: Tensor, y: Tensor, batch_size: int)
 class Layer:
     """What all layers have: a linear part, and arrays. A mean over the ``b`` examples is a product with ``share``."""
 
-    def __init__(self, views: Views, below: Layer | None, chunk: int, b: int):
+    def __init__(self, views: Views, below: "Layer | None", chunk: int, b: int):
         self.W, self.dW = next(views)
         self.bias, self.dbias = next(views)
         self.below = below
