@@ -9,7 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 
 def write_atomically(path: str | Path, write: Callable) -> Path:
@@ -27,7 +26,7 @@ def write_atomically(path: str | Path, write: Callable) -> Path:
     return path
 
 
-def digest(*tensors: Tensor) -> str:
+def digest(*tensors: torch.Tensor) -> str:
     """A fingerprint of the contents of tensors."""
     sha = hashlib.sha256()
     for t in tensors:

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import torch
 from filelock import FileLock, Timeout
-from torch import Tensor
 
 from sgdvi_lite._storage.files import free_bytes, write_atomically
 
@@ -116,7 +115,7 @@ class Folder:
 
     def save(self, name: str, state: State) -> None:
         """Replace the state of that name, with the stopwatch in it; an OSError says if the disk has no room for it."""
-        needed = sum(t.nbytes for t in state.values() if isinstance(t, Tensor))
+        needed = sum(t.nbytes for t in state.values() if isinstance(t, torch.Tensor))
         free = free_bytes(self.path)
         if needed > free:
             raise OSError(f"it takes {needed / 1e9:.3g} GB, and the disk has {free / 1e9:.3g} GB free")

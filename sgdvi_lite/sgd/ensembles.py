@@ -9,11 +9,9 @@ from sgdvi_lite import _checks
 from sgdvi_lite.sde import ensemble
 from sgdvi_lite.sgd.sampling import check, replica_batches
 
-BatchGradient = Callable[[Tensor, Tensor], Tensor]
-
 
 def replicas(
-    gradient: BatchGradient,
+    gradient: Callable[[Tensor, Tensor], Tensor],
     x0: Tensor,
     N: int,
     lr: float,

@@ -167,9 +167,7 @@ class Normalised(Layer):
         fade = (norm.momentum * keep ** np.arange(n - 1, -1, -1.0)).astype(self.W.dtype)
         unbiased = b / (b - 1)
         for buffer, values, scale in ((norm.running_mean, self.means, 1), (norm.running_var, self.variances, unbiased)):
-            running = buffer.numpy()
-            running *= keep**n
-            running += scale * (fade @ values[:n])
+            buffer.mul_(keep**n).add_(torch.from_numpy(scale * (fade @ values[:n])))
         norm.num_batches_tracked += n
 
 
