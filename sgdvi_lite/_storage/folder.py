@@ -62,7 +62,14 @@ class Folder:
         self.path, self.kind = Path(path), kind
         identity = json.loads(json.dumps(identity))
         self._find(identity)  # a folder of something else is refused before so much as a lock is written there
-        self._lock = self._take()
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._lock = FileLock(self.path.resolve() / LOCK, thread_local=False, is_singleton=kind.again)
+        try:
+            self._lock.acquire(blocking=False)
+        except Timeout as error:
+            raise BlockingIOError(
+                f"folder = {str(self.path)!r}: another process {kind.doing} there; wait for its end"
+            ) from error
         self.header = self._find(identity)
         if not self.header:
             self.header = {"format": FORMAT} | identity | (note or {})
@@ -96,17 +103,6 @@ class Folder:
                     f"folder = {str(self.path)!r} holds another {self.kind.noun}: {name} = {old!r} there and {new!r} "
                     "here; choose another folder, or remove this one"
                 )
-
-    def _take(self) -> FileLock:
-        self.path.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.path.resolve() / LOCK, thread_local=False, is_singleton=self.kind.again)
-        try:
-            lock.acquire(blocking=False)
-        except Timeout as error:
-            raise BlockingIOError(
-                f"folder = {str(self.path)!r}: another process {self.kind.doing} there; wait for its end"
-            ) from error
-        return lock
 
     def load(self, name: str, device: torch.device | str = "cpu") -> State | None:
         """The state of that name, or ``None``."""
