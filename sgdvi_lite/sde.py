@@ -4,8 +4,6 @@
 order in ``dt``. Chapter 2 measures that order; chapters 4 and 6 use the ensembles.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch
@@ -74,7 +72,10 @@ def euler_maruyama(
     >>> abs(x.var().item() - 0.5) < 0.02  # stationary variance 1/2
     True
     """
-    _check(x0, dt, n_steps, generator, every)
+    _checks.ensemble(x0, n_steps, every)
+    _checks.positive("dt", dt)
+    if generator.device.type != x0.device.type:
+        raise ValueError(f"generator is on {generator.device}, x0 on {x0.device}: expected the same device")
     step = _stepper(drift, noise, x0, dt, generator)
     fault = f"a position is NaN or infinite by step {{}}: lower dt = {dt}"
     return ensemble(step, x0, n_steps, every, title="Euler-Maruyama", fault=fault, progress=progress)
@@ -89,9 +90,7 @@ def ensemble(
     and the replicas of :func:`sgdvi_lite.sgd.replicas` go through it.
     """
     x, period = x0.clone(), every or n_steps
-    record = x0.new_empty(1 + n_steps // period, *x0.shape) if every else None
-    if every:
-        record[0] = x0
+    record = x0.repeat(1 + n_steps // period, 1, 1) if every else None
     with tqdm(total=n_steps, desc=title, unit="step", disable=not progress, leave=False) as bar:
         for row in range(1, n_steps // period + 1):
             for _ in range(period):
@@ -107,14 +106,14 @@ def ensemble(
 def _stepper(drift: Field, noise, x0: Tensor, dt: float, generator: torch.Generator) -> Step:
     """One step in place, with the buffer of normal numbers made once."""
     z, root = torch.empty_like(x0), dt**0.5
+    is_matrix = isinstance(noise, Tensor) and noise.ndim
+    scale = root if callable(noise) or is_matrix else root * float(noise)
 
     def kick(x: Tensor) -> Tensor:
         if not callable(noise):
-            return z @ noise.T if isinstance(noise, Tensor) and noise.ndim else z
+            return z @ noise.T if is_matrix else z
         factor = noise(x)
         return torch.einsum("nij,nj->ni", factor, z) if factor.ndim == 3 else factor * z
-
-    scale = root if callable(noise) or (isinstance(noise, Tensor) and noise.ndim) else root * float(noise)
 
     def step(x: Tensor) -> None:
         z.normal_(generator=generator)
@@ -123,13 +122,6 @@ def _stepper(drift: Field, noise, x0: Tensor, dt: float, generator: torch.Genera
 
     _check_fields(drift, noise, x0)
     return step
-
-
-def _check(x0: Tensor, dt: float, n_steps: int, generator: torch.Generator, every: int | None) -> None:
-    _checks.ensemble(x0, n_steps, every)
-    _checks.positive("dt", dt)
-    if generator.device.type != x0.device.type:
-        raise ValueError(f"generator is on {generator.device}, x0 on {x0.device}: expected the same device")
 
 
 def _check_fields(drift: Field, noise, x0: Tensor) -> None:

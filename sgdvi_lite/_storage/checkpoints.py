@@ -1,7 +1,5 @@
 """States of a long computation, written into a folder now and then, so that the same call goes on from there."""
 
-from __future__ import annotations
-
 import time
 import warnings
 from collections.abc import Callable
@@ -10,10 +8,8 @@ import torch
 
 from sgdvi_lite._storage.folder import Folder, State
 
-SECONDS = 60
-"""Between two writings lie at least so many seconds."""
-SHARE = 20
-"""Between two writings lies at least so many times what the last one took."""
+SECONDS = 60  # between two writings lie at least so many seconds
+SHARE = 20  # between two writings lies at least so many times what the last one took
 
 
 class Checkpoints:

@@ -1,7 +1,5 @@
 """Files that are there whole or not at all, room on the disk, and fingerprints of tensors."""
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import os
@@ -11,7 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 
 def write_atomically(path: str | Path, write: Callable) -> Path:
@@ -29,7 +26,7 @@ def write_atomically(path: str | Path, write: Callable) -> Path:
     return path
 
 
-def digest(*tensors: Tensor) -> str:
+def digest(*tensors: torch.Tensor) -> str:
     """A fingerprint of the contents of tensors."""
     sha = hashlib.sha256()
     for t in tensors:

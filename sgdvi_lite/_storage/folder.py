@@ -3,29 +3,24 @@
 A header in JSON tells what is computed; a lock says who does it; each named state is a file that is replaced whole.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import repeat
 from pathlib import Path
 
 import torch
 from filelock import FileLock, Timeout
-from torch import Tensor
 
 from sgdvi_lite._storage.files import free_bytes, write_atomically
 
 State = dict[str, object]
-FORMAT = 1
-"""Of headers and states; a header without one, as recordings had at first, is of format 1."""
+FORMAT = 1  # of headers and states; a header without one, as recordings had at first, is of format 1
+# The file that is locked. It stays for ever: of a file that is replaced, two processes can lock one each.
 LOCK = ".lock"
-"""The file that is locked. It stays for ever: of a file that is replaced, two processes can lock one each."""
+# The stopwatch's seconds in a state; one written before there was a stopwatch has none and counts as 0.
 SPENT = "spent"
-"""The stopwatch's seconds in a state; one written before there was a stopwatch has none and counts as 0."""
 
 
 @dataclass(frozen=True)
@@ -34,16 +29,11 @@ class Kind:
 
     header: str
     noun: str
-    doing: str
-    """What another process does there."""
-    stranger: str = "something else"
-    """What a folder holds that has files, but no header."""
-    headerless: tuple[str, ...] = ()
-    """Patterns of files that such folders held before they had a header."""
-    again: bool = True
-    """Whether a process may take the folder twice, as a notebook does in which a cell is run again."""
-    tolerance: float = 0.0
-    """Relative difference of floats that makes no other identity; a thousandth of it, absolute."""
+    doing: str  # what another process does there
+    stranger: str = "something else"  # what a folder holds that has files, but no header
+    headerless: tuple[str, ...] = ()  # patterns of files that such folders held before they had a header
+    again: bool = True  # whether a process may take the folder twice, as a notebook does in which a cell is run again
+    tolerance: float = 0.0  # relative difference of floats that makes no other identity; a thousandth of it, absolute
 
 
 class Folder:
@@ -72,8 +62,19 @@ class Folder:
         self.path, self.kind = Path(path), kind
         identity = json.loads(json.dumps(identity))
         self._find(identity)  # a folder of something else is refused before so much as a lock is written there
-        self._lock = self._take()
-        self.header = self._find(identity) or self._begin({"format": FORMAT} | identity | (note or {}))
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._lock = FileLock(self.path.resolve() / LOCK, thread_local=False, is_singleton=kind.again)
+        try:
+            self._lock.acquire(blocking=False)
+        except Timeout as error:
+            raise BlockingIOError(
+                f"folder = {str(self.path)!r}: another process {kind.doing} there; wait for its end"
+            ) from error
+        self.header = self._find(identity)
+        if not self.header:
+            self.header = {"format": FORMAT} | identity | (note or {})
+            text = json.dumps(self.header, indent=1).encode()
+            write_atomically(self.path / kind.header, lambda file: file.write(text))
         for part in self.path.glob(".*.part"):  # of a writing that was killed
             part.unlink()
         self.stopwatch = Stopwatch(seconds_in(self.path))
@@ -83,11 +84,7 @@ class Folder:
         path, kind = self.path, self.kind
         if (path / kind.header).is_file():
             header = read_header(path, kind)
-            for name, old, new in _differences(header, identity, kind.tolerance):
-                raise ValueError(
-                    f"folder = {str(path)!r} holds another {kind.noun}: {name} = {old!r} there and {new!r} here; "
-                    "choose another folder, or remove this one"
-                )
+            self._compare(header, identity)
             return header
         known = (LOCK, "*.part", kind.header, *kind.headerless)  # another process may write the header just now
         files = [path] if path.is_file() else path.glob("*")
@@ -95,21 +92,17 @@ class Folder:
             raise ValueError(f"folder = {str(path)!r} holds {kind.stranger}: choose an empty folder")
         return None
 
-    def _take(self) -> FileLock:
-        self.path.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.path.resolve() / LOCK, thread_local=False, is_singleton=self.kind.again)
-        try:
-            lock.acquire(blocking=False)
-        except Timeout as error:
-            raise BlockingIOError(
-                f"folder = {str(self.path)!r}: another process {self.kind.doing} there; wait for its end"
-            ) from error
-        return lock
-
-    def _begin(self, header: dict) -> dict:
-        text = json.dumps(header, indent=1).encode()
-        write_atomically(self.path / self.kind.header, lambda file: file.write(text))
-        return header
+    def _compare(self, there: dict, here: dict) -> None:
+        """Refuse a header that differs, at any depth, from what is wanted here."""
+        for name, new in here.items():
+            old = there.get(name)
+            if isinstance(old, dict) and isinstance(new, dict):
+                self._compare(old, new)
+            elif not _same(old, new, self.kind.tolerance):
+                raise ValueError(
+                    f"folder = {str(self.path)!r} holds another {self.kind.noun}: {name} = {old!r} there and {new!r} "
+                    "here; choose another folder, or remove this one"
+                )
 
     def load(self, name: str, device: torch.device | str = "cpu") -> State | None:
         """The state of that name, or ``None``."""
@@ -118,7 +111,7 @@ class Folder:
 
     def save(self, name: str, state: State) -> None:
         """Replace the state of that name, with the stopwatch in it; an OSError says if the disk has no room for it."""
-        needed = sum(t.nbytes for t in state.values() if isinstance(t, Tensor))
+        needed = sum(t.nbytes for t in state.values() if isinstance(t, torch.Tensor))
         free = free_bytes(self.path)
         if needed > free:
             raise OSError(f"it takes {needed / 1e9:.3g} GB, and the disk has {free / 1e9:.3g} GB free")
@@ -166,16 +159,6 @@ def _read(file: Path, **options) -> State:
     except Exception as error:
         said = str(error).splitlines()[0]
         raise ValueError(f"{str(file)!r} is damaged ({said}): remove it, and this part begins anew") from error
-
-
-def _differences(there: dict, here: dict, tolerance: float) -> Iterator[tuple[str, object, object]]:
-    """Name and both values of all in which the header there differs from what is wanted here."""
-    for name, new in here.items():
-        old = there.get(name)
-        if isinstance(old, dict) and isinstance(new, dict):
-            yield from _differences(old, new, tolerance)
-        elif not _same(old, new, tolerance):
-            yield name, old, new
 
 
 def _same(old: object, new: object, tolerance: float) -> bool:

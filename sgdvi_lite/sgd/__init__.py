@@ -8,15 +8,5 @@ from sgdvi_lite.sgd.recording import Recording, open_recording, record
 from sgdvi_lite.sgd.sampling import SAMPLINGS, batches
 from sgdvi_lite.sgd.training import SGD, Schedule, Transform, run
 
-__all__ = [
-    "SAMPLINGS",
-    "SGD",
-    "Recording",
-    "Schedule",
-    "Transform",
-    "batches",
-    "open_recording",
-    "record",
-    "replicas",
-    "run",
-]
+__all__ = ["SAMPLINGS", "SGD", "Recording", "Schedule", "Transform"]
+__all__ += ["batches", "open_recording", "record", "replicas", "run"]

@@ -1,7 +1,5 @@
 """Many independent copies of SGD on a finite sum, moved together."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch
@@ -11,11 +9,9 @@ from sgdvi_lite import _checks
 from sgdvi_lite.sde import ensemble
 from sgdvi_lite.sgd.sampling import check, replica_batches
 
-BatchGradient = Callable[[Tensor, Tensor], Tensor]
-
 
 def replicas(
-    gradient: BatchGradient,
+    gradient: Callable[[Tensor, Tensor], Tensor],
     x0: Tensor,
     N: int,
     lr: float,
@@ -82,7 +78,9 @@ def replicas(
     _checks.ensemble(x0, n_steps, every)
     _checks.positive("lr", lr)
     check(N, batch_size, sampling)
-    _check_gradient(gradient, x0, batch_size)
+    shape = tuple(gradient(x0, torch.zeros(len(x0), batch_size, dtype=torch.long, device=x0.device)).shape)
+    if shape != tuple(x0.shape):
+        raise ValueError(f"gradient gave shape {shape}: expected {tuple(x0.shape)}, one row for each replica")
     _checks.momentum(momentum, nesterov)
     indices = replica_batches(len(x0), N, batch_size, sampling, generator)
     v = torch.zeros_like(x0) if momentum else None
@@ -96,9 +94,3 @@ def replicas(
 
     fault = f"a weight is NaN or infinite by step {{}}: lower lr = {lr}"
     return ensemble(step, x0, n_steps, every, title="SGD", fault=fault, progress=progress)
-
-
-def _check_gradient(gradient: BatchGradient, x0: Tensor, b: int) -> None:
-    shape = tuple(gradient(x0, torch.zeros(len(x0), b, dtype=torch.long, device=x0.device)).shape)
-    if shape != tuple(x0.shape):
-        raise ValueError(f"gradient gave shape {shape}: expected {tuple(x0.shape)}, one row for each replica")

@@ -1,28 +1,33 @@
-"""The loop of a recorded run: its settings, what it asks of an engine, chunks of steps, snapshots, checkpoints.
+"""The loop of a recorded run: its settings, what it asks of an engine, chunks of steps, and the files that it writes.
 
 Between two checkpoints a run is a function of the state in the first, and chunks of steps begin at fixed places of the
 data order. So what a killed run does again is what it did before, to the last bit.
+
+Of its files ``run.json`` describes the run, ``weights.npy`` and ``log.npy`` are memory-mapped arrays of full size, and
+``state.pt`` is replaced whole at each checkpoint. What lies in the arrays beyond the checkpoint is written again, the
+same, when the run goes on.
 """
 
+import errno
 import time
 from abc import abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from sgdvi_lite import _checks
+from sgdvi_lite._storage.files import free_bytes, reserve
+from sgdvi_lite._storage.folder import Folder, Kind
 from sgdvi_lite.sgd import sampling
-from sgdvi_lite.sgd.store import Store
 
-ENGINES = ("auto", "autograd")
-"""What can be asked for: by hand where that applies, or autograd always."""
+ENGINES = ("auto", "autograd")  # by hand where that applies, or autograd always
+COLUMNS = 4  # of the log: loss, w.g, v.v, v.g
+RUN = Kind("run.json", "run", "is recording", stranger="no run, but something else", again=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,8 +45,7 @@ class Settings:
     engine: str
     N: int
 
-    chunk: ClassVar[int] = 32
-    """Steps whose batches are gathered at once; their inputs fit in a core's cache."""
+    chunk: ClassVar[int] = 32  # steps whose batches are gathered at once; their inputs fit in a core's cache
 
     def __post_init__(self):
         _checks.positive("lr", self.lr)
@@ -59,10 +63,8 @@ class Engine(Protocol):
     An engine supplies the methods without a body; its weights and velocity are flat, on the network's device.
     """
 
-    name: ClassVar[str]
-    """What ``Recording.engine`` and the header of the run say."""
-    blas_threads: ClassVar[int | None]
-    """Threads of NumPy's products during the run; None leaves them."""
+    name: ClassVar[str]  # what Recording.engine and the header of the run say
+    blas_threads: ClassVar[int | None]  # threads of NumPy's products during the run; None leaves them
     model: nn.Module
     weights: Tensor
     velocity: Tensor
@@ -83,12 +85,6 @@ class Engine(Protocol):
     def finish(self) -> None:
         """Leave the network with the weights as they stand, in memory of its own."""
 
-    def views(self, vector: Tensor) -> list[Tensor]:
-        """Parts of a flat vector in the shapes of the network's trainable parameters."""
-        parameters = [p for p in self.model.parameters() if p.requires_grad]
-        parts = vector.split([p.numel() for p in parameters])
-        return [part.view_as(p) for p, part in zip(parameters, parts, strict=True)]
-
     def snapshot(self) -> np.ndarray:
         """The weights ``(d,)`` as they stand; on the CPU not a copy."""
         return self.weights.cpu().numpy()
@@ -104,6 +100,63 @@ class Engine(Protocol):
         self.velocity.copy_(state["velocity"])
         for name, buffer in self.model.named_buffers():
             buffer.copy_(state["buffers"][name])
+
+
+class Store(Folder):
+    """The folder of one run, taken for it or found to be its own, with the arrays of its weights and its log.
+
+    Parameters
+    ----------
+    folder
+        Made if missing.
+    run
+        All that decides the numbers of the run, among them the arrays' sizes; compared with what is there.
+    made
+        What else to note about the run; not compared.
+    dtype
+        Of the weights.
+
+    Raises
+    ------
+    ValueError
+        If the folder holds another run or other files; nothing in it is changed.
+    OSError
+        If the disk has no room for the whole recording; nothing is written.
+    BlockingIOError
+        If another process, or another call, is recording into the folder.
+    """
+
+    def __init__(self, folder: str | Path, run: dict, made: dict, dtype: np.dtype):
+        rows, d = 1 + run["n_steps"] // run["every"], run["d"]
+        need = rows * (d * dtype.itemsize + COLUMNS * np.dtype(float).itemsize) + 64 * d
+        free = free_bytes(Path(folder))
+        if need > free and not (Path(folder) / RUN.header).exists():
+            raise OSError(
+                errno.ENOSPC,
+                f"folder = {str(folder)!r}: the recording takes {need / 1e9:.3g} GB and the disk has {free / 1e9:.3g} "
+                "GB free; raise every, lower n_steps, or choose another disk",
+            )
+        super().__init__(folder, RUN, {"run": run}, {"made": made})
+        self.state = self.load("state")
+        self._maps = [self._array("weights.npy", (rows, d), dtype), self._array("log.npy", (rows, COLUMNS), float)]
+        self.weights, self.log = (np.asarray(mapped) for mapped in self._maps)
+
+    def _array(self, name: str, shape: tuple, dtype: np.dtype | type) -> np.memmap:
+        """The file at its full size: as it stands if the run has a checkpoint, else anew."""
+        path = self.path / name
+        mode = "w+" if self.state is None else "r+"
+        mapped = np.lib.format.open_memmap(path, mode=mode, dtype=dtype, shape=shape)
+        if mapped.shape != shape or mapped.dtype != dtype:
+            raise ValueError(f"{path} has shape {mapped.shape}: expected {shape}; the recording is damaged, remove it")
+        if self.state is None:
+            reserve(path)
+        return mapped
+
+    def checkpoint(self, state: dict) -> None:
+        """Write a checkpoint, after the arrays that it vouches for."""
+        for mapped in self._maps:
+            mapped.flush()
+        self.save("state", state)
 
 
 class Run:
@@ -142,11 +195,11 @@ class Run:
         """As many epochs as fill a chunk, or one; each draws a seed and its batches, as in :class:`SGD`."""
         settings, chunk = self.settings, self.settings.chunk
         self.drawn_from = self.generator.get_state()
-        epochs = [self._epoch() for _ in range(max(1, chunk // (settings.N // settings.batch_size)))]
-        seed, index = epochs[0][0], torch.cat([batches for _, batches in epochs])
-        index = index[: settings.n_steps - self.step + self.position]
+        epochs = (self._epoch() for _ in range(max(1, chunk // (settings.N // settings.batch_size))))
+        seeds, batches = zip(*epochs, strict=True)
+        index = torch.cat(batches)[: settings.n_steps - self.step + self.position]
         for k in range(self.position, len(index), chunk):
-            self._chunk(index[k : k + chunk], seed + k)
+            self._chunk(index[k : k + chunk], seeds[0] + k)
             bar.update(self.step - bar.n)
             if time.monotonic() - self.saved_at >= self.seconds and self.step < settings.n_steps:
                 self.save(self.step // settings.every)
@@ -181,7 +234,7 @@ class Run:
     def _divergence(self, step: int, recorded: int) -> FloatingPointError:
         return FloatingPointError(
             f"the loss or a weight became NaN or infinite in step {step}: lower lr = {self.settings.lr}; the snapshots "
-            f"up to step {recorded * self.settings.every} stay in {str(self.store.folder)!r}"
+            f"up to step {recorded * self.settings.every} stay in {str(self.store.path)!r}"
         )
 
     def save(self, recorded: int, diverged: int | None = None) -> None:
@@ -197,31 +250,18 @@ class Run:
             "recorded": recorded,
             "diverged": diverged,
         }
-        self.store.save(state)
+        self.store.checkpoint(state)
         self.saved_at = time.monotonic()
 
 
 def first_failure(log: np.ndarray, weights: np.ndarray) -> int | None:
     """Which step of a chunk was the first whose log is not finite, the last if only the weights after it are not."""
     finite = np.isfinite(log).all(axis=1)
-    if not finite.all():
-        return int(finite.argmin())
-    return None if np.isfinite(weights).all() else len(log) - 1
+    finite[-1] &= np.isfinite(weights).all()
+    return None if finite.all() else int(finite.argmin())
 
 
 def last_finite(snapshots: np.ndarray, first: int, last: int) -> int:
     """Row in [first, last] before the first that is not finite, or ``last``; 0 where there is none."""
     finite = np.isfinite(snapshots[first : last + 1]).all(axis=1)
     return last if finite.all() else max(first + int(finite.argmin()) - 1, 0)
-
-
-@contextmanager
-def same_arithmetic(threads: int, blas_threads: int | None) -> Iterator[None]:
-    """The number of threads with which the run began; the caller's random state and settings stay as they are."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        with torch.random.fork_rng(), np.errstate(all="ignore"), threadpool_limits(blas_threads, "blas"):
-            yield
-    finally:
-        torch.set_num_threads(before)

@@ -1,22 +1,21 @@
 """Long runs of constant-step SGD with snapshots of the weights on disk; killed at any point, they go on bit for bit."""
 
-from __future__ import annotations
-
 import platform
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
 from sgdvi_lite import _checks, nets
 from sgdvi_lite._storage.files import digest
+from sgdvi_lite._storage.folder import read_header
 from sgdvi_lite.gradients import Loss
 from sgdvi_lite.sgd.engines.autograd import Autograd
 from sgdvi_lite.sgd.engines.fully_connected import FullyConnected, applies
-from sgdvi_lite.sgd.loop import Run, Settings, same_arithmetic
-from sgdvi_lite.sgd.store import Store, read_header, read_state
+from sgdvi_lite.sgd.loop import RUN, Run, Settings, Store
 
 DTYPES = {torch.float32: np.dtype(np.float32), torch.float64: np.dtype(np.float64)}
 
@@ -67,12 +66,14 @@ def open_recording(folder: str | Path) -> Recording:
         If there is no recorded run, or none with a checkpoint yet.
     """
     folder = Path(folder)
-    header, state = read_header(folder), read_state(folder)
-    if state is None:
+    if not (folder / RUN.header).is_file():
+        raise FileNotFoundError(f"folder = {str(folder)!r}: no recorded run is there; sgd.record makes one")
+    run = read_header(folder, RUN)["run"]
+    if not (folder / "state.pt").is_file():
         raise FileNotFoundError(f"folder = {str(folder)!r}: the run there has no checkpoint yet; let it go on")
+    state = torch.load(folder / "state.pt", weights_only=True)
     rows = 1 + state["recorded"]
     weights, log = (np.load(folder / f"{name}.npy", mmap_mode="r")[:rows] for name in ("weights", "log"))
-    run = header["run"]
     return Recording(folder, run, run["engine"], state["recorded"] * run["every"], state["diverged"], weights, log[1:])
 
 
@@ -160,32 +161,26 @@ def record(
     rates = {"lr": lr, "momentum": momentum, "nesterov": nesterov, "weight_decay": weight_decay}
     order = {"N": len(x), "batch_size": batch_size, "sampling": sampling}
     settings = Settings(n_steps=n_steps, every=every, engine=engine, **rates, **order)
-    dtype = _dtype(model)
+    dtypes = {p.dtype for p in model.parameters()}
+    if len(dtypes) != 1 or not dtypes <= set(DTYPES):
+        raise ValueError(f"model has weights of {dtypes}: expected one of torch.float32, torch.float64 for all of them")
     model.train()
     kind = FullyConnected if engine == "auto" and applies(model, loss, x, y, batch_size) else Autograd
     run = asdict(settings) | {"engine": kind.name} | _fingerprint(model, loss, x, y, generator)
-    store = Store(folder, run, _machine(), 1 + n_steps // every, run["d"], dtype)
+    versions = {"python": platform.python_version(), "torch": str(torch.__version__), "numpy": np.__version__}
+    threads = torch.get_num_threads()
+    store = Store(folder, run, {"threads": threads, "versions": versions}, DTYPES[dtypes.pop()])
     steps = kind(model, loss, x, y, settings)
     try:
-        with same_arithmetic(store.made["threads"], kind.blas_threads):
+        torch.set_num_threads(store.header["made"]["threads"])  # those with which the run began
+        with torch.random.fork_rng(), np.errstate(all="ignore"), threadpool_limits(kind.blas_threads, "blas"):
             Run(steps, store, settings, generator, checkpoint_seconds).go(progress)
     finally:
+        torch.set_num_threads(threads)
         steps.finish()
         store.close()
         model.eval()
     return open_recording(folder)
-
-
-def _dtype(model: nn.Module) -> np.dtype:
-    kinds = {p.dtype for p in model.parameters()}
-    if len(kinds) != 1 or not kinds <= set(DTYPES):
-        raise ValueError(f"model has weights of {kinds}: expected one of torch.float32, torch.float64 for all of them")
-    return DTYPES[kinds.pop()]
-
-
-def _machine() -> dict:
-    versions = {"python": platform.python_version(), "torch": str(torch.__version__), "numpy": np.__version__}
-    return {"threads": torch.get_num_threads(), "versions": versions}
 
 
 def _fingerprint(model: nn.Module, loss: Loss, x: Tensor, y: Tensor, generator: torch.Generator) -> dict:

@@ -48,14 +48,12 @@ def check(N: int, b: int, sampling: str) -> None:
 
 
 def _draw(N: int, b: int, sampling: str, generator: torch.Generator) -> Iterator[Tensor]:
-    order = torch.randperm(N, generator=generator) if sampling == "reshuffled" else None
-    for k in range(N // b):
-        if sampling == "with":
-            yield torch.randint(N, (b,), generator=generator)
-        elif sampling == "without":
-            yield torch.randperm(N, generator=generator)[:b]
-        else:
-            yield order[k * b : (k + 1) * b]
+    if sampling == "reshuffled":
+        yield from torch.randperm(N, generator=generator)[: N // b * b].split(b)
+    elif sampling == "without":
+        yield from (torch.randperm(N, generator=generator)[:b] for _ in range(N // b))
+    else:
+        yield from (torch.randint(N, (b,), generator=generator) for _ in range(N // b))
 
 
 def epoch(N: int, b: int, sampling: str, generator: torch.Generator) -> Tensor:

@@ -20,8 +20,7 @@ class Autograd(Engine):
         self.weights = nets.flat_parameters(model)
         self.velocity = torch.zeros_like(self.weights)
         self._parameters = [p for p in model.parameters() if p.requires_grad]
-        for p, view in zip(self._parameters, self.views(self.weights), strict=True):
-            p.data = view
+        nn.utils.vector_to_parameters(self.weights, self._parameters)
 
     def prepare(self, index: Tensor, seed: int) -> None:
         """Take the batches to the network's device; the seed is for dropout and the like."""
@@ -29,20 +28,15 @@ class Autograd(Engine):
         torch.manual_seed(seed)
 
     def step(self, k: int) -> None:
-        """Make step ``k`` of the chunk."""
-        rows = self._index[k]
+        """Make step ``k`` of the chunk, as :class:`torch.optim.SGD`, and note what the log says of it."""
+        rows, rates = self._index[k], self._settings
         value = self._loss(self.model(self._x[rows]), self._y[rows])
         parts = torch.autograd.grad(value, self._parameters)
-        self._update(value.detach(), torch.cat([part.reshape(-1) for part in parts]))
-
-    @torch.no_grad()
-    def _update(self, value: Tensor, g: Tensor) -> None:
-        """As :class:`torch.optim.SGD`; notes the loss, w.g, v.v and, with the velocity before the step, v.g."""
-        w, v, rates = self.weights, self.velocity, self._settings
+        w, v, g = self.weights, self.velocity, torch.cat([part.reshape(-1) for part in parts])
         g.add_(w, alpha=rates.weight_decay)
         before = w @ g, v @ g
         v.mul_(rates.momentum).add_(g)
-        self._rows.append(torch.stack([value, before[0], v @ v, before[1]]))
+        self._rows.append(torch.stack([value.detach(), before[0], v @ v, before[1]]))
         w.sub_(g.add_(v, alpha=rates.momentum) if rates.nesterov else v, alpha=rates.lr)
 
     def log(self, n: int) -> np.ndarray:

@@ -1,23 +1,29 @@
 """SGD on small fully connected networks by hand: forward, backward and update in arrays that are made once.
 
 At the size of tiny-fc most of a step in PyTorch is bookkeeping, not arithmetic. Here a layer has arrays for all that it
-computes (``layers``), activations are (features, batch), so that sums over the batch are products with a vector, and
-weights, gradient and velocity are flat vectors of which the layers hold views. Every gradient agrees with autograd to
-rounding; a bias below a batch-norm, whose gradient is zero, gets exactly zero.
+computes, activations are (features, batch), so that sums over the batch are products with a vector, and weights,
+gradient and velocity are flat vectors of which the layers hold views. Every gradient agrees with autograd to rounding;
+a bias below a batch-norm, whose gradient is zero, gets exactly zero.
+
+Of a layer ``forward(x, k)`` takes the input in step ``k`` of a chunk and returns the output. ``backward(k)`` reads the
+slope of the mean loss in that output, times the batch size, from the layer's own array, writes the gradient of its
+weights, and the slope in its input into the array of the layer below.
 """
 
 import re
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy import multiply
+from numpy import add, divide, exp, matmul, maximum, multiply, reciprocal, sign, sqrt, subtract
 from torch import Tensor, nn
 
 from sgdvi_lite import nets
 from sgdvi_lite.gradients import Loss
-from sgdvi_lite.sgd.engines.layers import Layer, Normalised, Rectified, Softmax, Views
 from sgdvi_lite.sgd.loop import Engine, Settings
+
+Views = Iterator[tuple[np.ndarray, np.ndarray]]  # each parameter and its gradient, in order; a layer takes its own
 
 
 class Block(NamedTuple):
@@ -63,6 +69,135 @@ def applies(model: nn.Module, loss: Loss, x: Tensor, y: Tensor, batch_size: int)
     )
 
 
+class Layer:
+    """What all layers have: a linear part, and arrays. A mean over the ``b`` examples is a product with ``share``."""
+
+    def __init__(self, views: Views, below: "Layer | None", chunk: int, b: int):
+        self.W, self.dW = next(views)
+        self.bias, self.dbias = next(views)
+        self.below = below
+        self.W_transposed = self.W.T
+        self.bias_column = self.bias[:, None]
+        self.out, self.slope, self.work, self.zeros = (np.zeros((len(self.W), b), self.W.dtype) for _ in range(4))
+        self.share = np.full(b, 1 / b, self.W.dtype)
+        self.inverse = self.share[0]
+
+    def end(self, n: int) -> None:
+        """What is done once for the ``n`` steps of a chunk, after the last: nothing here."""
+
+    def _affine(self, x: np.ndarray, out: np.ndarray) -> np.ndarray:
+        """``W x + bias``; the input is kept for the way back."""
+        self.x = x
+        return add(matmul(self.W, x, out=out), self.bias_column, out=out)
+
+    def _through_affine(self) -> None:
+        matmul(self.slope, self.share, out=self.dbias)
+        self._through_linear()
+
+    def _through_linear(self) -> None:
+        matmul(self.slope, self.x.T, out=self.dW)
+        self.dW *= self.inverse
+        if self.below is not None:
+            matmul(self.W_transposed, self.slope, out=self.below.slope)
+
+
+class Rectified(Layer):
+    """``max(W x + bias, 0)``."""
+
+    def forward(self, x: np.ndarray, k: int) -> np.ndarray:
+        """Output of the layer."""
+        return maximum(self._affine(x, self.out), self.zeros, out=self.out)
+
+    def backward(self, k: int) -> None:
+        """Through the ReLU, the bias and the linear part."""
+        self.slope *= sign(self.out, out=self.work)
+        self._through_affine()
+
+
+class Normalised(Layer):
+    """Linear, batch-norm and ReLU.
+
+    With Z the centred input of the batch-norm, r = (var + eps)^(-1/2) and s = r gamma, the output is
+    max(s Z + beta, 0); backwards, dZ = s (dY - mean(dY) - c Z) with c = r^2 mean(dY Z).
+    """
+
+    def __init__(self, views: Views, below: Layer | None, chunk: int, b: int, norm: nn.BatchNorm1d):
+        super().__init__(views, below, chunk, b)
+        self.gamma, self.dgamma = next(views)
+        self.beta, self.dbeta = next(views)
+        self.norm = norm
+        self.eps = self.W.dtype.type(norm.eps)
+        self.means, self.variances = np.zeros((2, chunk, len(self.W)), self.W.dtype)
+        self.Z = np.zeros_like(self.out)
+        self.mean, self.r, self.s, self.c = (np.zeros_like(self.bias) for _ in range(4))
+        columns = (a[:, None] for a in (self.mean, self.s, self.c, self.beta, self.dbeta))
+        self.mean_column, self.s_column, self.c_column, self.beta_column, self.dbeta_column = columns
+
+    def forward(self, x: np.ndarray, k: int) -> np.ndarray:
+        """Output of the layer; notes mean and variance of the batch."""
+        Z, out, r = self.Z, self.out, self.r
+        self.x = x
+        matmul(matmul(self.W, x, out=Z), self.share, out=self.mean)
+        Z -= self.mean_column
+        add(self.mean, self.bias, out=self.means[k])
+        var = matmul(multiply(Z, Z, out=self.work), self.share, out=self.variances[k])
+        reciprocal(sqrt(add(var, self.eps, out=r), out=r), out=r)
+        multiply(r, self.gamma, out=self.s)
+        multiply(Z, self.s_column, out=out)
+        out += self.beta_column
+        return maximum(out, self.zeros, out=out)
+
+    def backward(self, k: int) -> None:
+        """Through the ReLU, the batch-norm and the linear part."""
+        slope, work, dgamma = self.slope, self.work, self.dgamma
+        slope *= sign(self.out, out=work)
+        matmul(slope, self.share, out=self.dbeta)
+        self.dbias.fill(0)  # exactly, and again each step: weight decay is added to it in place
+        matmul(multiply(slope, self.Z, out=work), self.share, out=dgamma)
+        dgamma *= self.r
+        multiply(dgamma, self.r, out=self.c)
+        slope -= multiply(self.Z, self.c_column, out=work)
+        slope -= self.dbeta_column
+        slope *= self.s_column
+        self._through_linear()
+
+    def end(self, n: int) -> None:
+        """Move the running mean and variance on by the ``n`` batches of a chunk, all at once."""
+        norm, b, keep = self.norm, len(self.share), 1 - self.norm.momentum
+        fade = (norm.momentum * keep ** np.arange(n - 1, -1, -1.0)).astype(self.W.dtype)
+        unbiased = b / (b - 1)
+        for buffer, values, scale in ((norm.running_mean, self.means, 1), (norm.running_var, self.variances, unbiased)):
+            buffer.mul_(keep**n).add_(torch.from_numpy(scale * (fade @ values[:n])))
+        norm.num_batches_tracked += n
+
+
+class Softmax(Layer):
+    """Linear, softmax and cross entropy with the ``targets`` of step ``k``, which are ones and zeros."""
+
+    def __init__(self, views: Views, below: Layer | None, chunk: int, b: int):
+        super().__init__(views, below, chunk, b)
+        self.logits, self.targets = (np.zeros((chunk, *self.out.shape), self.W.dtype) for _ in range(2))
+        self.top, self.total = np.zeros((2, chunk, 1, b), self.W.dtype)
+
+    def forward(self, x: np.ndarray, k: int) -> np.ndarray:
+        """Probabilities of the classes; notes the logits, their maximum and the sum of exp."""
+        z = self._affine(x, self.logits[k])
+        P = self.slope
+        exp(subtract(z, maximum.reduce(z, axis=0, out=self.top[k], keepdims=True), out=P), out=P)
+        return divide(P, add.reduce(P, axis=0, out=self.total[k], keepdims=True), out=P)
+
+    def backward(self, k: int) -> None:
+        """Through the loss, the bias and the linear part."""
+        self.slope -= self.targets[k]
+        self._through_affine()
+
+    def losses(self, n: int) -> np.ndarray:
+        """Mean loss of each of the first ``n`` batches of the chunk."""
+        right = np.einsum("kx,kx->k", self.logits[:n].reshape(n, -1), self.targets[:n].reshape(n, -1))
+        log_sum = self.top[:n, 0] + np.log(self.total[:n, 0])
+        return log_sum.mean(axis=1, dtype=np.float64) - right / len(self.share)
+
+
 class FullyConnected(Engine):
     """The layers hold views of the flat weights and gradient; the velocity is of their kind."""
 
@@ -82,8 +217,7 @@ class FullyConnected(Engine):
         self._dots = np.zeros((chunk, 3))
         rates = (settings.lr, settings.momentum, settings.weight_decay)
         self._lr, self._momentum, self._decay = (self._x.dtype.type(value) for value in rates)
-        views = ((w.numpy(), g.numpy()) for w, g in zip(*map(self.views, (self.weights, gradient)), strict=True))
-        self._layers = _chain(parts, views, chunk, b)
+        self._layers = _chain(parts, _views(model, self.weights, gradient), chunk, b)
         self._top = self._layers[-1]
         self._forward = [layer.forward for layer in self._layers]
         self._backward = [layer.backward for layer in reversed(self._layers)]
@@ -131,6 +265,12 @@ class FullyConnected(Engine):
     def finish(self) -> None:
         """Write the weights into the network."""
         nets.set_flat_parameters(self.model, self.weights)
+
+
+def _views(model: nn.Module, weights: Tensor, gradient: Tensor) -> Views:
+    parameters = list(model.parameters())
+    flat = (vector.split([p.numel() for p in parameters]) for vector in (weights, gradient))
+    return ((w.view_as(p).numpy(), g.view_as(p).numpy()) for p, w, g in zip(parameters, *flat, strict=True))
 
 
 def _chain(parts: list[Block], views: Views, chunk: int, b: int) -> list[Layer]:
