@@ -4,7 +4,6 @@ Arrays are NumPy, float64, with time along the first axis; lags and frequencies 
 SGD times ``every``, for a recording). Chapter 10 puts every inference from a long trajectory beside its null model.
 """
 
-# ruff: noqa: F401
 from sgdvi_lite.series.balance import Balance, stationarity
 from sgdvi_lite.series.correlations import ShortSeriesError, autocorrelation, autocorrelation_band, integrated_time
 from sgdvi_lite.series.currents import VelocityField, lagged_covariance, stochastic_area, velocity_field
@@ -14,7 +13,19 @@ from sgdvi_lite.series.linear import LinearProcess, fit_linear, momentum_process
 from sgdvi_lite.series.null_models import brownian, phase_surrogate, time_reversed, white_noise
 from sgdvi_lite.series.spectra import Line, PowerSpectrum, increment_spectrum, spectrum, strongest_line
 
-# What is imported here from the modules of this room is what the room exports.
-__all__ = sorted(name for name, value in vars().items() if getattr(value, "__module__", "").startswith(__name__))
+__all__ = [
+    "Balance",
+    "Estimate",
+    "Line",
+    "LinearProcess",
+    "PowerSpectrum",
+    "Scores",
+    "ShortSeriesError",
+    "VelocityField",
+]
+__all__ += ["area_by_lag", "area_scores", "autocorrelation", "autocorrelation_band", "batch_means", "brownian"]
+__all__ += ["chosen_plane", "fit_linear", "increment_spectrum", "integrated_time", "lagged_covariance"]
+__all__ += ["momentum_process", "phase_surrogate", "principal_components", "spectrum", "stationarity"]
+__all__ += ["stochastic_area", "strongest_line", "time_reversed", "turning_plane", "velocity_field", "white_noise"]
 
 Spectrum = PowerSpectrum  # the name until version 0.1
