@@ -13,18 +13,9 @@ from sgdvi_lite.series.linear import LinearProcess, fit_linear, momentum_process
 from sgdvi_lite.series.null_models import brownian, phase_surrogate, time_reversed, white_noise
 from sgdvi_lite.series.spectra import Line, PowerSpectrum, increment_spectrum, spectrum, strongest_line
 
-__all__ = [
-    "Balance",
-    "Estimate",
-    "Line",
-    "LinearProcess",
-    "PowerSpectrum",
-    "Scores",
-    "ShortSeriesError",
-    "VelocityField",
-]
-__all__ += ["area_by_lag", "area_scores", "autocorrelation", "autocorrelation_band", "batch_means", "brownian"]
-__all__ += ["chosen_plane", "fit_linear", "increment_spectrum", "integrated_time", "lagged_covariance"]
+__all__ = ["Balance", "Estimate", "Line", "LinearProcess", "PowerSpectrum", "Scores", "ShortSeriesError"]
+__all__ += ["VelocityField", "area_by_lag", "area_scores", "autocorrelation", "autocorrelation_band", "batch_means"]
+__all__ += ["brownian", "chosen_plane", "fit_linear", "increment_spectrum", "integrated_time", "lagged_covariance"]
 __all__ += ["momentum_process", "phase_surrogate", "principal_components", "spectrum", "stationarity"]
 __all__ += ["stochastic_area", "strongest_line", "time_reversed", "turning_plane", "velocity_field", "white_noise"]
 
