@@ -9,7 +9,7 @@ from pkgutil import iter_modules
 
 __version__ = "0.1.0"
 
-# where the names of the quick start live
+# Where the names of the quick start live
 _ROOM_OF = {
     "Certificate": "diffusion",
     "DiffusionMatrix": "diffusion",
