@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from itertools import chain, islice, repeat
-from typing import Self
 
 import numpy as np
 import torch
@@ -110,7 +109,7 @@ class Slopes:
             if isinstance(layer, nn.modules.dropout._DropoutNd):
                 layer.eval()
 
-    def at(self, weights: np.ndarray) -> Self:
+    def at(self, weights: np.ndarray) -> "Slopes":
         """Put the network at these weights."""
         nets.set_flat_parameters(self.model, torch.tensor(weights))
         return self
