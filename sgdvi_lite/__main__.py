@@ -1,7 +1,5 @@
 """Command line: ``python -m sgdvi_lite list``, ``run EXPERIMENT``, ``show RESULT``."""
 
-from __future__ import annotations
-
 import argparse
 import json
 import sys
@@ -10,15 +8,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
-from sgdvi_lite import experiments, nets, reports, results
+from sgdvi_lite import nets, results
 from sgdvi_lite.diffusion import LimitError
+from sgdvi_lite.experiments import registry
 from sgdvi_lite.experiments.training import TrainingSettings
 
+# Where results go, and are looked for, unless another folder is named
 DEFAULT_FOLDER = "sgdvi-results"
-"""Where results go, and are looked for, unless another folder is named."""
-
-DEFAULTS = {name: presets["lite"] for name, presets in experiments.PRESETS.items()}
-"""The usual settings of each experiment, whose fields are the options."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -34,13 +30,13 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _run_parser(run: argparse.ArgumentParser) -> None:
-    run.add_argument("experiment", choices=list(experiments.PRESETS))
+    run.add_argument("experiment", choices=list(registry.PRESETS))
     run.add_argument(
         "--preset", default="lite", help="named settings (default: %(default)s); options below change them"
     )
     _add_settings(run.add_argument_group("settings of every experiment"), TrainingSettings)
-    for name, preset in DEFAULTS.items():
-        _add_settings(run.add_argument_group(f"settings of {name} alone, refused by others"), type(preset))
+    for name, presets in registry.PRESETS.items():
+        _add_settings(run.add_argument_group(f"settings of {name} alone, refused by others"), type(presets["lite"]))
     run.add_argument("--out", default=DEFAULT_FOLDER, help="folder of the results (default: %(default)s)")
     run.add_argument("--force", action="store_true", help="run again even if this result is there")
     run.add_argument("--keep", action="store_true", help="leave what was written on the way, as the recorded weights")
@@ -73,37 +69,34 @@ def _numbers(kind: type, expected: str, text: str) -> tuple:
         raise argparse.ArgumentTypeError(f"{text!r}: expected {expected}") from error
 
 
-def _run(args: argparse.Namespace) -> None:
-    names = {field.name for preset in DEFAULTS.values() for field in fields(preset)}
-    changes = {name: value for name, value in vars(args).items() if name in names}
-    chosen = experiments.settings(args.experiment, args.preset, **changes)
-    known = experiments.result_path(args.experiment, args.preset, chosen, args.out).exists() and not args.force
-    options = {"progress": not args.no_progress, "force": args.force, "keep": args.keep}
-    path = experiments.run(args.experiment, args.preset, chosen, folder=args.out, **options)
-    print(reports.table(results.load(path)))
+def _run(*, experiment: str, preset: str, out: str, force: bool, keep: bool, no_progress: bool, **changes) -> None:
+    chosen = registry.settings(experiment, preset, **changes)
+    known = registry.result_path(experiment, preset, chosen, out).exists() and not force
+    path = registry.run(experiment, preset, chosen, folder=out, progress=not no_progress, force=force, keep=keep)
+    print(registry.table(results.load(path)))
     print(f"\n{'already there' if known else 'saved'}: {path}\nfigure: {path.with_suffix('.svg')}")
 
 
-def _list(args: argparse.Namespace) -> None:
-    for experiment, presets in experiments.PRESETS.items():
+def _list(*, out: str) -> None:
+    for experiment, presets in registry.PRESETS.items():
         for preset, chosen in presets.items():
             print(f"{experiment} --preset {preset}: " + ", ".join(f"{k}={v}" for k, v in asdict(chosen).items()))
     print("networks: " + ", ".join(nets.NETWORKS))
-    saved = results.find(args.out)
-    print("results: " + ("\n  ".join(["", *map(str, saved)]) if saved else f"none in {args.out}"))
+    saved = results.find(out)
+    print("results: " + ("\n  ".join(["", *map(str, saved)]) if saved else f"none in {out}"))
 
 
-def _show(args: argparse.Namespace) -> None:
-    result = results.load(Path(args.result))
-    print(f"{reports.table(result)}\n")
-    print(json.dumps(result.provenance, indent=2))
+def _show(*, result: str) -> None:
+    saved = results.load(Path(result))
+    print(f"{registry.table(saved)}\n")
+    print(json.dumps(saved.provenance, indent=2))
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line and return its exit status: 0, or 2 after an error in the arguments or the data."""
-    args = parser().parse_args(argv)
+    args = vars(parser().parse_args(argv))
     try:
-        {"run": _run, "list": _list, "show": _show}[args.command](args)
+        {"run": _run, "list": _list, "show": _show}[args.pop("command")](**args)
     except (ValueError, TypeError, OSError, FloatingPointError, MemoryError, LimitError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

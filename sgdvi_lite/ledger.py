@@ -83,8 +83,8 @@ def load(path: str | Path | None = None) -> list[Claim]:
     >>> [claim.label for claim in ledger.load() if claim.id == "def-1"]
     ['Definition 1']
     """
-    entries = yaml.safe_load(Path(path or default_path()).read_text(encoding="utf-8"))
-    claims = [_claim(entry) for entry in entries]
+    text = Path(path or default_path()).read_text(encoding="utf-8")
+    claims = [_claim(entry) for entry in yaml.safe_load(text)]
     ids = [claim.id for claim in claims]
     twice = sorted({i for i in ids if ids.count(i) > 1})
     if twice:

@@ -5,8 +5,6 @@ has a bias, and all weights, those of batch-norm included, are counted in ``d``.
 for small-lenet also in small-allcnn, where it is our choice: with 0.5 the training error stays far above the paper's.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from functools import partial
@@ -124,15 +122,10 @@ def build(
         model = NETWORKS[name](in_shape, classes, norm)
     for layer in model.modules():
         if isinstance(layer, nn.Conv2d | nn.Linear):
-            _initialise(layer, generator)
+            bound = 1 / math.sqrt(layer.weight[0].numel())
+            for weights in (layer.weight, layer.bias):
+                nn.init.uniform_(weights, -bound, bound, generator)
     return model
-
-
-@torch.no_grad()
-def _initialise(layer: nn.Conv2d | nn.Linear, generator: torch.Generator) -> None:
-    bound = 1 / math.sqrt(layer.weight[0].numel())
-    layer.weight.uniform_(-bound, bound, generator=generator)
-    layer.bias.uniform_(-bound, bound, generator=generator)
 
 
 def count_parameters(model: nn.Module) -> int:

@@ -3,8 +3,6 @@
 A result is an ``.npz`` without pickled objects; its provenance is JSON inside it. Reading one needs NumPy alone.
 """
 
-from __future__ import annotations
-
 import json
 import platform
 import subprocess

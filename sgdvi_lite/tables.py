@@ -1,7 +1,5 @@
 """A table: aligned text in a terminal; in a notebook or on a page HTML, whose cells a screen reader can name."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape

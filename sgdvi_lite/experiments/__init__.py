@@ -10,17 +10,8 @@ from sgdvi_lite.experiments.spectrum.run import SpectrumSettings
 from sgdvi_lite.experiments.trajectory.run import TrajectorySettings
 from sgdvi_lite.nets import error_rate
 
-__all__ = [
-    "PRESETS",
-    "Settings",
-    "SpectrumSettings",
-    "TrajectorySettings",
-    "error_rate",
-    "prepare",
-    "result_path",
-    "run",
-    "settings",
-]
+__all__ = ["PRESETS", "Settings", "SpectrumSettings", "TrajectorySettings"]
+__all__ += ["error_rate", "prepare", "result_path", "run", "settings"]
 
 Spectrum = SpectrumSettings
 Trajectory = TrajectorySettings

@@ -1,7 +1,5 @@
 """Names, presets and settings of the experiments; what runs them and saves their results."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import shutil
@@ -110,17 +108,13 @@ def run(
     usual = asdict(PRESETS[experiment][preset])
     partial = path.with_suffix(".partial")
     arrays, seconds = EXPERIMENTS[experiment].compute(chosen, dataset, partial, progress)
-    note = results.provenance(
-        preset=preset,
-        seed=chosen.seed,
-        data_sha256=dataset.sha256,
-        device=chosen.device,
-        wall_seconds=seconds,
-        experiment=experiment,
-        settings=asdict(chosen) | {"data": Path(chosen.data).name},
-        changed_from_preset=[name for name in usual if getattr(chosen, name) != usual[name]],
-    )
-    results.save(path, arrays, note)
+    ran = {"preset": preset, "seed": chosen.seed, "data_sha256": dataset.sha256, "device": chosen.device}
+    more = {
+        "experiment": experiment,
+        "settings": asdict(chosen) | {"data": Path(chosen.data).name},
+        "changed_from_preset": [name for name in usual if getattr(chosen, name) != usual[name]],
+    }
+    results.save(path, arrays, results.provenance(**ran, wall_seconds=seconds, **more))
     if not keep:
         shutil.rmtree(partial, ignore_errors=True)
     draw(results.load(path), path.with_suffix(".svg"))

@@ -9,6 +9,7 @@ from problems import one_thread  # noqa: F401
 from sgdvi_lite import experiments, gradients, reports, results, sgd
 from sgdvi_lite.__main__ import main
 from sgdvi_lite._storage import checkpoints
+from sgdvi_lite.experiments import registry
 from sgdvi_lite.experiments.spectrum import run as spectrum_run
 
 QUICK = {"net": "tiny-fc", "pool": 4, "epochs": 5, "examples": 60}
@@ -284,7 +285,7 @@ def test_the_command_line_has_an_option_with_a_text_for_each_setting(experiment,
 
 def test_options_that_had_none_are_taken(monkeypatch):
     chosen = []
-    monkeypatch.setattr(experiments, "run", lambda *a, **k: chosen.append(a[2]) or (_ for _ in ()).throw(ValueError))
+    monkeypatch.setattr(registry, "run", lambda *a, **k: chosen.append(a[2]) or (_ for _ in ()).throw(ValueError))
     given = ["--whiten", "--augment", "--instants", "0,0.5,1"]
     assert main([*ARGUMENTS, *given]) == 2 and main([*ARGUMENTS, "--no-augment"]) == 2
     assert chosen == [quick(whiten=True, augment=True, instants=(0.0, 0.5, 1.0)), quick()]

@@ -13,6 +13,7 @@ from torch.nn.functional import cross_entropy
 
 from sgdvi_lite import experiments, nets, reports, results, series, sgd
 from sgdvi_lite.__main__ import main
+from sgdvi_lite.experiments import registry
 from sgdvi_lite.experiments.trajectory import measures
 from sgdvi_lite.experiments.trajectory import run as trajectory_run
 from sgdvi_lite.sgd.loop import Run
@@ -355,7 +356,7 @@ def test_every_setting_that_the_command_line_offers_is_taken(monkeypatch, capsys
     given = ["--lr", "0.2", "--momentum", "0", "--no-nesterov", "--weight-decay", "0.1", "--no-batch-norm", "--keep"]
     given += ["--batch-size", "32", "--sampling", "with", "--seed", "3", "--device", "cpu", "--net", "small-fc"]
     seen = []
-    monkeypatch.setattr(experiments, "run", lambda *a, **k: seen.append((a[2], k)) or (_ for _ in ()).throw(ValueError))
+    monkeypatch.setattr(registry, "run", lambda *a, **k: seen.append((a[2], k)) or (_ for _ in ()).throw(ValueError))
     assert main([*ARGUMENTS, *given]) == 2
     chosen, options = seen[0]
     changes = {"lr": 0.2, "momentum": 0.0, "nesterov": False, "weight_decay": 0.1, "batch_norm": False}

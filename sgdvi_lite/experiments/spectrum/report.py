@@ -1,45 +1,39 @@
 """What a saved spectrum says: a table, a line for each instant of the training, and a figure with its null model."""
 
-from __future__ import annotations
-
 import torch
 from matplotlib.figure import Figure
 
 from sgdvi_lite import linalg, plots, results
 from sgdvi_lite.tables import Table
 
+# The epsilon of the paper's threshold, which is the coarser one
 FLOAT32 = float(torch.finfo(torch.float32).eps)
-"""The epsilon of the paper's threshold, which is the coarser one."""
 
+# The epsilon of the arithmetic in which a spectrum is computed
 FLOAT64 = float(torch.finfo(torch.float64).eps)
-"""The epsilon of the arithmetic in which a spectrum is computed."""
-
-COLUMNS = (
-    *("epoch", "error train", "test", "eigenvalues mean +- std", "rank/d float32", "float64"),
-    *("stable rank", "participation", "N", "d"),
-)
-"""Headings of the table of ``spectrum``."""
 
 
 def table(result: results.Result) -> Table:
     """Return the table of a ``spectrum`` result: a row for each instant of the training."""
-    return Table(COLUMNS, [_row(result.arrays, i) for i in range(len(result.arrays["epoch"]))], left=0)
+    rows = [_row(result.arrays, i) for i in range(len(result.arrays["epoch"]))]
+    return Table([*rows[0]], [[*row.values()] for row in rows], left=0)
 
 
-def _row(arrays: dict, i: int) -> list[str]:
+def _row(arrays: dict, i: int) -> dict[str, str]:
+    """The cells of a row, by the headings of their columns."""
     d, trace, frobenius = int(arrays["d"]), float(arrays["trace"][i]), float(arrays["frobenius"][i])
-    return [
-        f"{arrays['epoch'][i]:d}",
-        f"{arrays['train_error'][i]:.2%}",
-        f"{arrays['test_error'][i]:.2%}",
-        "{:.3g} +- {:.3g}".format(*linalg.mean_and_std(trace, frobenius, d)),
-        _rank(arrays, i, FLOAT32),
-        _rank(arrays, i, FLOAT64),
-        f"{trace / arrays['eigenvalues'][i].max():.2f}",
-        f"{(trace / frobenius) ** 2:.2f}",
-        f"{arrays['N']:d}",
-        f"{d}",
-    ]
+    return {
+        "epoch": f"{arrays['epoch'][i]:d}",
+        "error train": f"{arrays['train_error'][i]:.2%}",
+        "test": f"{arrays['test_error'][i]:.2%}",
+        "eigenvalues mean +- std": "{:.3g} +- {:.3g}".format(*linalg.mean_and_std(trace, frobenius, d)),
+        "rank/d float32": _rank(arrays, i, FLOAT32),
+        "float64": _rank(arrays, i, FLOAT64),
+        "stable rank": f"{trace / arrays['eigenvalues'][i].max():.2f}",
+        "participation": f"{(trace / frobenius) ** 2:.2f}",
+        "N": f"{arrays['N']:d}",
+        "d": f"{d}",
+    }
 
 
 def _rank(arrays: dict, i: int, eps: float) -> str:

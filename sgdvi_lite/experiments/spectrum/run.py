@@ -4,12 +4,9 @@ Each epoch and each instant is on disk before the next begins, and what is done 
 run that was stopped goes on where it was.
 """
 
-from __future__ import annotations
-
 import copy
 import math
 import shutil
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -71,6 +68,7 @@ class SpectrumSettings(TrainingSettings):
 _PAPER = SpectrumSettings(examples=60_000, instants=(0.0, 0.2, 0.4, 1.0))
 _MNIST = replace(_PAPER, data="mnist", epochs=20)
 _CIFAR = replace(_PAPER, net="small-allcnn", epochs=200, lr=0.1, batch_size=128, whiten=True)
+# Settings by name: ``lite`` for two CPU cores, the others at the paper's size for a GPU
 PRESETS = {
     "lite": SpectrumSettings(),
     "paper-mnist-lenet": replace(_MNIST, net="small-lenet"),
@@ -79,9 +77,8 @@ PRESETS = {
     "paper-cifar10-augmented": replace(_CIFAR, data="cifar10", augment=True),
     "paper-cifar100": replace(_CIFAR, data="cifar100"),
 }
-"""Settings by name: ``lite`` for two CPU cores, the others at the paper's size for a GPU."""
+# The partial folder; until it had a header, the digest of the settings in its name told whose it was
 EXPERIMENT = Kind("experiment.json", "experiment", "computes", headerless=("state.pt", "D-*"))
-"""The partial folder; until it had a header, the digest of the settings in its name told whose it was."""
 
 
 def compute(chosen: SpectrumSettings, dataset: data.Dataset, partial: Path, progress: bool) -> tuple[dict, float]:
@@ -99,18 +96,17 @@ def compute(chosen: SpectrumSettings, dataset: data.Dataset, partial: Path, prog
     for stop in chosen.stops[len(rows) :]:
         matrix = partial / f"D-{stop}"
         folder.stopwatch.before += seconds_in(matrix)
-        _train(trainer, stop, save, progress)
+        epochs = range(trainer.epochs_done, stop)
+        for _ in tqdm(epochs, desc=f"training to epoch {stop}", unit="epoch", disable=not progress, leave=False):
+            trainer.epoch()
+            save()
         rows.append(_row(trainer, dataset, order, chosen.arithmetic, matrix, progress))
         save()
         shutil.rmtree(matrix, ignore_errors=True)
     arrays = {name: np.stack([row[name].numpy() for row in rows]) for name in rows[0]}
     N, d = len(order), nets.count_parameters(trainer.model)
-    arrays |= {
-        "N": np.array(N),
-        "d": np.array(d),
-        "null": linalg.marchenko_pastur(N, d).numpy() * float(arrays["trace"][-1]) / d,
-    }
-    return arrays, folder.stopwatch.seconds
+    null = linalg.marchenko_pastur(N, d).numpy() * float(arrays["trace"][-1]) / d
+    return arrays | {"N": np.array(N), "d": np.array(d), "null": null}, folder.stopwatch.seconds
 
 
 def _start(chosen: SpectrumSettings, dataset: data.Dataset) -> tuple[SGD, Tensor]:
@@ -119,24 +115,15 @@ def _start(chosen: SpectrumSettings, dataset: data.Dataset) -> tuple[SGD, Tensor
     x, y = dataset.x_train.to(chosen.device), dataset.y_train.to(chosen.device)
     options = {"momentum": chosen.momentum, "nesterov": chosen.momentum > 0, "generator": generator}
     options["transform"] = data.augment if chosen.augment else None
-    trainer = SGD(model, cross_entropy, x, y, lr=chosen.rate, batch_size=chosen.batch_size, **options)
-    return trainer, order
+    return SGD(model, cross_entropy, x, y, lr=chosen.rate, batch_size=chosen.batch_size, **options), order
 
 
-def _train(trainer: SGD, stop: int, save: Callable[[], None], progress: bool) -> None:
-    epochs = range(trainer.epochs_done, stop)
-    for _ in tqdm(epochs, desc=f"training to epoch {stop}", unit="epoch", disable=not progress, leave=False):
-        trainer.epoch()
-        save()
-
-
+# Eigenvalues kept of a run in float32; zeros stand for those that were not computed
 LEADING = 3000
-"""Eigenvalues kept of a run in float32; zeros stand for those that were not computed."""
 
 
-def _row(
-    trainer: SGD, dataset: data.Dataset, order: Tensor, arithmetic: str, folder: Path, progress: bool
-) -> dict[str, Tensor]:
+def _row(trainer: SGD, dataset: data.Dataset, order: Tensor, arithmetic: str, folder: Path, progress: bool) -> dict:
+    """Tensors by name: what is saved of an instant."""
     dtype = getattr(torch, arithmetic)
     model = copy.deepcopy(trainer.model).to(dtype).eval()
     x, y = trainer.x[order], trainer.y[order]

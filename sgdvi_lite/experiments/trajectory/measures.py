@@ -1,7 +1,5 @@
 """What a recorded trajectory shows, each statistic beside its null model, small enough to be saved."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from itertools import chain, islice, repeat
 
@@ -15,26 +13,26 @@ from tqdm.auto import tqdm
 
 from sgdvi_lite import data, nets, series, sgd
 
+# Points of a curve: more than a figure shows, and a small file
 POINTS = 400
-"""Points of a curve: more than a figure shows, and a small file."""
 
+# Instants at which the floor is computed; each takes a Hessian's product for every batch
 INSTANTS = 40
-"""Instants at which the floor is computed; each takes a Hessian's product for every batch."""
 
+# Batches at each of these instants: the error of their mean is a quarter of their spread, and is saved with it
 DRAWS = 16
-"""Batches at each of these instants: the error of their mean is a quarter of their spread, and is saved with it."""
 
+# Repeats of a null model, for its mean and its spread
 REPEATS = 20
-"""Repeats of a null model, for its mean and its spread."""
 
+# Principal components to which a linear process is fitted
 COMPONENTS = 20
-"""Principal components to which a linear process is fitted."""
 
+# Epochs of the running mean that is taken off, lest the drift of a run that is not stationary hide what is fast
 WINDOW = 501
-"""Epochs of the running mean that is taken off, lest the drift of a run that is not stationary hide what is fast."""
 
+# Cycles an epoch below which the increments have "low-frequency modes"
 LOW = 0.05
-"""Cycles an epoch below which the increments have "low-frequency modes"."""
 
 
 def measure(chosen, dataset: data.Dataset, model: nn.Module, recording: sgd.Recording, progress: bool) -> dict:
@@ -111,10 +109,10 @@ class Slopes:
             if isinstance(layer, nn.modules.dropout._DropoutNd):
                 layer.eval()
 
-    def at(self, weights: np.ndarray) -> None:
+    def at(self, weights: np.ndarray) -> "Slopes":
         """Put the network at these weights."""
-        like = next(self.model.parameters())
-        nets.set_flat_parameters(self.model, torch.tensor(weights, dtype=like.dtype, device=like.device))
+        nets.set_flat_parameters(self.model, torch.tensor(weights))
+        return self
 
     def gradient(self, index: Tensor | slice = slice(None), graph: bool = False) -> Tensor:
         """Gradient ``(d,)`` over the images of a batch, or all of them."""
@@ -126,11 +124,10 @@ class Slopes:
 
     def curvatures(self, directions: list[Tensor]) -> Tensor:
         """``v.F v`` for each direction ``v``, with the Hessian F of the full loss."""
-        slope, parameters, curvatures = self.gradient(graph=True), list(self.model.parameters()), []
-        for v in directions:
-            turned = torch.autograd.grad(slope, parameters, v, retain_graph=True)
-            curvatures.append(torch.cat([t.flatten() for t in turned]) @ v)
-        return torch.stack(curvatures)
+        slope, parameters = self.gradient(graph=True), list(self.model.parameters())
+        turned = (torch.autograd.grad(slope, parameters, v, retain_graph=True) for v in directions)
+        pairs = zip(turned, directions, strict=True)
+        return torch.stack([torch.cat([part.flatten() for part in Fv]) @ v for Fv, v in pairs])
 
 
 def _gradients(chosen, dataset: data.Dataset, model: nn.Module, path: np.ndarray, generator: torch.Generator) -> dict:
@@ -141,10 +138,7 @@ def _gradients(chosen, dataset: data.Dataset, model: nn.Module, path: np.ndarray
     """
     slopes, d = Slopes(model, dataset, chosen.weight_decay), path.shape[1]
     often, seldom = (np.linspace(0, len(path) - 1, m).astype(int) for m in (POINTS, INSTANTS))
-    norms = []
-    for row in often:
-        slopes.at(path[row])
-        norms.append(slopes.gradient().norm().item() / np.sqrt(d))
+    norms = [slopes.at(path[row]).gradient().norm().item() / np.sqrt(d) for row in often]
     batches = _batches(len(slopes.x), chosen.batch_size, chosen.sampling, generator)
     noise, curved = np.array([_noise(slopes, path[row], batches) for row in seldom]).swapaxes(0, 1)
     temperature = chosen.lr / 2 / (1 - chosen.momentum)
@@ -165,8 +159,7 @@ def _batches(N: int, b: int, sampling: str, generator: torch.Generator) -> Itera
 
 def _noise(slopes: Slopes, weights: np.ndarray, batches: Iterator[Tensor]) -> np.ndarray:
     """|xi|^2 and xi.F xi for the noise xi of some batches, ``(2, DRAWS)``."""
-    slopes.at(weights)
-    full = slopes.gradient()
+    full = slopes.at(weights).gradient()
     xi = [slopes.gradient(index.to(full.device)) - full for index in islice(batches, DRAWS)]
     return torch.stack([torch.stack([v @ v for v in xi]), slopes.curvatures(xi)]).cpu().double().numpy()
 
@@ -179,12 +172,10 @@ def _one_by_one(path: np.ndarray, generator: torch.Generator) -> dict:
     segment = min(4096, 2 ** int(np.log2(n / 5)))
     longest = min(n // 4, 25_000)
     lags = np.unique(np.geomspace(1, longest, 200).astype(int))
-    statistics = {"run": [], "null": []}
-    for block in np.array_split(columns, range(32, len(columns), 32)):
-        x = np.asarray(path[:, block], np.float64)
-        for name, y in (("run", x), ("null", _fitted_ar(x, generator))):
-            statistics[name].append(_statistics(y, segment, longest, lags))
-    run, null = ([np.concatenate(parts, axis=-1) for parts in zip(*s, strict=True)] for s in statistics.values())
+    blocks = np.array_split(columns, range(32, len(columns), 32))
+    paths = (np.asarray(path[:, block], np.float64) for block in blocks)
+    both = ([_statistics(y, segment, longest, lags) for y in (x, _fitted_ar(x, generator))] for x in paths)
+    run, null = ([np.concatenate(s, axis=-1) for s in zip(*side, strict=True)] for side in zip(*both, strict=True))
     return {
         "frequency": np.arange(1, segment // 2) / segment,
         "spectrum": _middle(run[0]),
@@ -232,20 +223,18 @@ def _turning(path: np.ndarray, generator: torch.Generator) -> dict:
     z, (_, new) = series.principal_components(path, COMPONENTS), series.chosen_plane(path)
     lowest, lags = 120 / len(z), np.unique(np.geomspace(1, len(z) // 50, 60).astype(int))
     fit = series.fit_linear(z, reversible=True)
-    nulls = (
-        lambda: fit.sample(len(z), generator=generator),
-        lambda: series.phase_surrogate(z, generator=generator, together=False),
-    )
+    fits = (fit.sample(len(z), generator=generator) for _ in repeat(None))
+    phases = (series.phase_surrogate(z, generator=generator, together=False) for _ in repeat(None))
     picture = np.linspace(0, len(z) - 1, min(500, len(z))).astype(int)
     return {
         "share": z.var(axis=0, ddof=1) / path.var(axis=0, ddof=1, dtype=np.float64).sum(),
         "picture": z[picture, :2],
         "scores": series.area_scores(path),
         "leading_scores": series.area_scores(z[:, :2]),
-        "null_scores": [[series.area_scores(make()) for _ in range(REPEATS)] for make in nulls],
+        "null_scores": [[series.area_scores(null) for null in islice(nulls, REPEATS)] for nulls in (fits, phases)],
         "area_lag": lags,
         "area": series.area_by_lag(new, lags),
         "line": series.strongest_line(z, lowest),
         "line_lowest": lowest,
-        "null_line": series.strongest_line(nulls[0](), lowest),
+        "null_line": series.strongest_line(next(fits), lowest),
     }

@@ -1,7 +1,5 @@
 """What a saved trajectory says: a table, a row for each finding beside its null model, and a figure of four panels."""
 
-from __future__ import annotations
-
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -9,25 +7,28 @@ from matplotlib.figure import Figure
 from sgdvi_lite import plots, results
 from sgdvi_lite.tables import Table
 
+# Colour of what was measured of the run
 RUN = plots.COLOURS[0]
-"""Colour of what was measured of the run."""
 
+# Colour of the null models
 NULL = plots.COLOURS[1]
-"""Colour of the null models."""
 
+# Half-width of the 99 % band of white noise, in units of 1 / sqrt(n)
 WHITE = 2.576
-"""Half-width of the 99 % band of white noise, in units of 1 / sqrt(n)."""
 
 
 def table(result: results.Result) -> Table:
     """Return the table of a ``trajectory`` result: a row for each finding; the heading says what was run."""
     a = result.arrays
+    first, last = ends(a["gradient"])
+    floor = np.sqrt(max(ends(a["floor_square"])[1], 0.0))
     rows = [
         ("loss, first and last tenth", "{:.4g} -> {:.4g}".format(*ends(a["loss"]))),
         ("error, training and test", f"{a['train_error']:.2%}, {a['test_error']:.2%}"),
         ("|x|, first and last tenth", "{:.4g} -> {:.4g}".format(*ends(a["size"]))),
         ("Yaida's balance", "{:.4f} +- {:.4f}, {:+.1f} errors from 1".format(*a["balance"])),
-        *_gradient_rows(a),
+        ("|grad f| / sqrt(d), likewise", f"{first:.3g} -> {last:.3g}, fallen {first / last:.2f}-fold"),
+        ("  in the last tenth", f"a batch's noise {ends(a['batch_noise'])[1]:.3g}, floor of the theory {floor:.3g}"),
         ("increments below 0.05 cycles", "{:.2%}; AR(1) of each weight {:.2%}".format(*a["low_share"])),
         ("correlations outside white band", "{:.0%}; AR(1) of each weight {:.0%}".format(*a["outside"])),
         ("variance of two components", "{:.0%}, {:.0%}".format(*a["share"][:2])),
@@ -55,15 +56,6 @@ def ends(curve: np.ndarray) -> tuple[float, float]:
     """Means of the first and of the last tenth of a curve."""
     tenth = max(1, len(curve) // 10)
     return float(curve[:tenth].mean()), float(curve[-tenth:].mean())
-
-
-def _gradient_rows(a: dict) -> list[tuple[str, str]]:
-    first, last = ends(a["gradient"])
-    floor = np.sqrt(max(ends(a["floor_square"])[1], 0.0))
-    return [
-        ("|grad f| / sqrt(d), likewise", f"{first:.3g} -> {last:.3g}, fallen {first / last:.2f}-fold"),
-        ("  in the last tenth", f"a batch's noise {ends(a['batch_noise'])[1]:.3g}, floor of the theory {floor:.3g}"),
-    ]
 
 
 def _turning_rows(a: dict) -> list[tuple[str, str]]:
@@ -99,8 +91,7 @@ def draw(result: results.Result) -> Figure:
 
 def increments(ax: Axes, a: dict) -> Axes:
     """Plot (a): spectrum of the increments over their variance, and AR(1) processes fitted to each weight."""
-    _band(ax, a["frequency"], a["spectrum"])
-    ax.plot(a["frequency"], a["null_spectrum"], color=NULL, linewidth=1.2, label="AR(1), each weight")
+    _curves(ax, a["frequency"], a["spectrum"], a["null_spectrum"])
     ax.set(xscale="log", yscale="log", xlabel="cycles an epoch", title="(a) increments, density over variance")
     ax.legend(fontsize=10)
     return ax
@@ -108,8 +99,7 @@ def increments(ax: Axes, a: dict) -> Axes:
 
 def correlation(ax: Axes, a: dict, n: int) -> Axes:
     """Plot (b): autocorrelation of the weights, the band of white noise, AR(1) processes fitted to each weight."""
-    _band(ax, a["lag"], a["correlation"])
-    ax.plot(a["lag"], a["null_correlation"], color=NULL, linewidth=1.2)
+    _curves(ax, a["lag"], a["correlation"], a["null_correlation"])
     ax.axhspan(-WHITE / np.sqrt(n), WHITE / np.sqrt(n), color=plots.GREY, alpha=0.4, linewidth=0)
     ax.set(xscale="log", xlabel="lag, epochs", title="(b) autocorrelation of the weights")
     return ax
@@ -138,7 +128,8 @@ def area(ax: Axes, a: dict) -> Axes:
     return ax
 
 
-def _band(ax: Axes, x: np.ndarray, curves: np.ndarray) -> None:
-    mean, low, high = curves
+def _curves(ax: Axes, x: np.ndarray, run: np.ndarray, null: np.ndarray) -> None:
+    mean, low, high = run
     ax.plot(x, mean, color=RUN, linewidth=1.2, label="weights: mean, middle 68 %")
     ax.fill_between(x, low, high, color=RUN, alpha=0.2, linewidth=0)
+    ax.plot(x, null, color=NULL, linewidth=1.2, label="AR(1), each weight")

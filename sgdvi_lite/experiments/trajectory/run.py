@@ -4,8 +4,6 @@ The longer version's Figure 3, with the null models that it lacks. The recording
 that was stopped goes on where it was, to the last bit.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,8 +16,8 @@ from sgdvi_lite._storage.folder import Stopwatch, seconds_in
 from sgdvi_lite.experiments.training import TrainingSettings, setting
 from sgdvi_lite.experiments.trajectory import measures
 
+# Epochs after the burn-in that the statistics need
 SHORTEST = 500
-"""Epochs after the burn-in that the statistics need."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,13 +67,13 @@ class TrajectorySettings(TrainingSettings):
 
 _PAPER = TrajectorySettings(data="mnist", pool=7, epochs=100_000, burn=1000, lr=1e-3, weight_decay=0.0)
 _DECAY = replace(_PAPER, epochs=20_000, weight_decay=0.01)
+# Settings by name: ``lite`` is the run of chapter 10
 PRESETS = {
     "lite": TrajectorySettings(),
     "paper": _PAPER,
     "paper-decay": _DECAY,
     "paper-plain": replace(_DECAY, lr=1e-2, momentum=0.0, nesterov=False, batch_norm=False),
 }
-"""Settings by name: ``lite`` is the run of chapter 10."""
 
 
 def compute(chosen: TrajectorySettings, dataset: data.Dataset, partial: Path, progress: bool) -> tuple[dict, float]:
@@ -84,18 +82,11 @@ def compute(chosen: TrajectorySettings, dataset: data.Dataset, partial: Path, pr
     x, y = dataset.x_train.to(chosen.device), dataset.y_train.to(chosen.device)
     stopwatch = Stopwatch(seconds_in(partial / "run"))
     every = len(x) // chosen.batch_size
-    made = sgd.record(
-        *(model, cross_entropy, x, y, partial / "run"),
-        n_steps=every * chosen.epochs,
-        every=every,
-        **{name: getattr(chosen, name) for name in ("lr", "momentum", "nesterov", "weight_decay")},
-        batch_size=chosen.batch_size,
-        sampling=chosen.sampling,
-        generator=generator,
-        progress=progress,
-    )
-    arrays = measures.measure(chosen, dataset, model, made, progress)
-    return arrays, stopwatch.seconds
+    names = ("lr", "momentum", "nesterov", "weight_decay", "batch_size", "sampling")
+    options = {name: getattr(chosen, name) for name in names}
+    options |= {"n_steps": every * chosen.epochs, "every": every, "generator": generator, "progress": progress}
+    recording = sgd.record(model, cross_entropy, x, y, partial / "run", **options)
+    return measures.measure(chosen, dataset, model, recording, progress), stopwatch.seconds
 
 
 def start(chosen: TrajectorySettings, dataset: data.Dataset) -> tuple[nn.Module, torch.Generator]:
