@@ -8,7 +8,6 @@ from sgdvi_lite.tables import Table
 
 # The epsilon of the paper's threshold, which is the coarser one
 FLOAT32 = float(torch.finfo(torch.float32).eps)
-
 # The epsilon of the arithmetic in which a spectrum is computed
 FLOAT64 = float(torch.finfo(torch.float64).eps)
 
@@ -37,11 +36,12 @@ def _row(arrays: dict, i: int) -> dict[str, str]:
 
 
 def _rank(arrays: dict, i: int, eps: float) -> str:
-    """Rank over d, or a dash if the run's arithmetic is too coarse for that threshold."""
+    """Rank over d, at least that if all stored eigenvalues count; a dash if the arithmetic is too coarse for it."""
     if eps < arrays.get("eps", [0.0] * len(arrays["epoch"]))[i]:
         return "-"
     spectrum, d = torch.from_numpy(arrays["eigenvalues"][i]), int(arrays["d"])
-    return f"{linalg.numerical_rank(spectrum, d, eps) / d:.2%}"
+    rank, most = linalg.numerical_rank(spectrum, d, eps), min(int(arrays["N"]) - 1, d)
+    return "≥ " * (rank == len(spectrum) < most) + f"{rank / d:.2%}"
 
 
 def draw(result: results.Result) -> Figure:
