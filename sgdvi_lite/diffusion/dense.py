@@ -38,9 +38,9 @@ class Dense(Stored):
             mean += (chunk_mean - mean) * (n / (seen + n))
             state["seen"] += n
             states.save("dense", lambda: state)
-        centre = ranks.sum(mean * (state["seen"] / ranks.total)) if ranks.size > 1 else mean
+        centre = ranks.sum(mean * (state["seen"] / ranks.total))
         add_half(scatter, (mean - centre)[None] * math.sqrt(state["seen"]))
-        return cls(d, like, mirror(ranks.sum(scatter).div_(ranks.total)))
+        return cls(d, like, d, mirror(ranks.sum(scatter).div_(ranks.total)))
 
     def matmul(self, V: Tensor) -> Tensor:
         """Product ``D V``; in another dtype block by block, so that no copy of the matrix is made."""

@@ -19,8 +19,8 @@ from sgdvi_lite.diffusion.ranks import Ranks
 from sgdvi_lite.gradients.layers import Outer, Part, Rows, rows, width
 from sgdvi_lite.gradients.source import Source
 
+# Outer products are kept up to this ratio of the mean gradient's square to the variance: two digits are lost.
 LOSS = 100.0
-"""Outer products are kept up to this ratio of the mean gradient's square to the variance: two digits are lost."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,23 +47,22 @@ class Gram(Stored):
         if square_of_mean > LOSS * K.diagonal().mean().item() and any(isinstance(part, Outer) for part in parts):
             parts = [_centred(Rows(rows(parts)))]
             K = _inner_products(parts)
-        return cls(source.d, source.like, K.div_(len(K)), parts)
+        return cls(source.d, source.like, len(K), K.div_(len(K)), parts)
 
-    def _blocks(self, dtype: torch.dtype) -> Iterator[tuple[slice, list[Part]]]:
-        for i in range(0, len(self.matrix), BLOCK):
-            block = slice(i, i + BLOCK)
-            yield block, [_take(part, block, dtype) for part in self.parts]
+    def _blocks(self, dtype: torch.dtype) -> Iterator[list[Part]]:
+        starts = range(0, len(self.matrix), BLOCK)
+        return ([_take(part, slice(i, i + BLOCK), dtype) for part in self.parts] for i in starts)
 
     def matmul(self, V: Tensor) -> Tensor:
         """Product ``C^T (C V)``."""
         columns = (V if V.ndim == 2 else V[:, None]).split(list(map(width, self.parts)))
-        U = torch.cat([_sum_of_products(parts, columns) for _, parts in self._blocks(V.dtype)])
+        U = torch.cat([_sum_of_products(parts, columns) for parts in self._blocks(V.dtype)])
         return self._transposed(U - U.mean(0)).div_(len(U)).view(V.shape)
 
     def _transposed(self, U: Tensor) -> Tensor:
         out = U.new_zeros(self.d, U.shape[1])
-        for block, parts in self._blocks(U.dtype):
-            out += torch.cat([part.transposed_matmul(U[block]) for part in parts])
+        for rows_of_U, parts in zip(U.split(BLOCK), self._blocks(U.dtype), strict=True):
+            out += torch.cat([part.transposed_matmul(rows_of_U) for part in parts])
         return out
 
     def root_matmul(self, Z: Tensor) -> Tensor:
@@ -75,7 +74,7 @@ class Gram(Stored):
         N = len(self.matrix)
         mean = self._transposed(self.like.new_full((N, 1), 1 / N))[:, 0]
         S = self.like.new_zeros(self.d, self.d)
-        for _, parts in self._blocks(S.dtype):
+        for parts in self._blocks(S.dtype):
             add_half(S, rows(parts) - mean)
         return mirror(S.div_(N))
 

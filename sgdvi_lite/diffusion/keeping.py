@@ -1,7 +1,5 @@
 """What is kept of a diffusion matrix in a folder, and what tells whose matrix it is."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch
@@ -11,11 +9,9 @@ from sgdvi_lite._storage.checkpoints import NOTHING, Checkpoints
 from sgdvi_lite._storage.files import digest
 from sgdvi_lite._storage.folder import Folder, Kind
 
-Keeping = Checkpoints
+# Losses are compared to three digits: another device or another number of threads rounds otherwise.
 COMPUTATION = Kind("computation.json", "computation", "computes", tolerance=1e-3)
-"""Losses are compared to three digits: another device or another number of threads rounds otherwise."""
-LOSSES = 64
-"""So many values tell which loss it is, which has no name that tells its numbers."""
+LOSSES = 64  # so many values tell which loss it is, which has no name that tells its numbers
 
 
 def of_network(

@@ -288,8 +288,7 @@ class DiffusionMatrix:
         The normal numbers are drawn on the generator's device, so that a CPU generator gives the same on every device.
         """
         _checks.count("n", n)
-        size = self._backend.noise_size
-        z = torch.randn(n, size, generator=generator, device=generator.device, dtype=self.dtype)
+        z = torch.randn(n, self._backend.noise, generator=generator, device=generator.device, dtype=self.dtype)
         return self._backend.root_matmul(z.to(self.device).T).T
 
     def to_scipy(self) -> LinearOperator:

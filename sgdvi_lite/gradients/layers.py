@@ -8,6 +8,8 @@ instead of ``out * in``, and inner products of gradients cost as much less. Conv
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from contextlib import ExitStack
 from typing import NamedTuple
 
 import torch
@@ -67,8 +69,7 @@ class Outer(NamedTuple):
         return (self.delta.T @ weighted).view(-1, m)
 
 
-Part = Rows | Outer
-"""Gradients of n examples for the weights of one parameter: one tensor (n, w), or two factors."""
+Part = Rows | Outer  # gradients of n examples for the weights of one parameter: one tensor (n, w), or two factors
 
 
 def width(part: Part) -> int:
@@ -77,7 +78,7 @@ def width(part: Part) -> int:
 
 
 def unknown_layer(model: nn.Module) -> str | None:
-    """Why :class:`LayerGradients` cannot be used for a network: the layer that it does not know, or ``None``."""
+    """Why :func:`layer_by_layer` cannot be used for a network: the layer that it does not know, or ``None``."""
     seen: set[int] = set()
     for name, layer in model.named_modules():
         title = f"{type(layer).__name__} {name!r}"
@@ -94,34 +95,29 @@ def unknown_layer(model: nn.Module) -> str | None:
 
 
 def _is_known(layer: nn.Module) -> bool:
-    plain = not isinstance(layer, nn.Conv2d) or (
-        layer.groups == 1 and layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
-    )
-    return type(layer) in KNOWN and plain
+    if type(layer) is nn.Conv2d:
+        return layer.groups == 1 and layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
+    return type(layer) in KNOWN
 
 
-class LayerGradients:
-    """Per-example gradients of one network with respect to all its trainable weights; see :func:`unknown_layer`."""
+def layer_by_layer(model: nn.Module, loss) -> Callable[[Tensor, Tensor], list[Part]]:
+    """The fast path: gradients of each example with respect to all trainable weights; see :func:`unknown_layer`."""
+    layers = [m for m in model.modules() if any(p.requires_grad for p in m.parameters(recurse=False))]
 
-    def __init__(self, model: nn.Module, loss):
-        self.model, self.loss = model, loss
-        self.layers = [m for m in model.modules() if any(p.requires_grad for p in m.parameters(recurse=False))]
-
-    def __call__(self, x: Tensor, y: Tensor) -> list[Part]:
-        """Gradients of each example, for the weights in the order of ``model.parameters()``."""
+    def of_each(x: Tensor, y: Tensor) -> list[Part]:
+        """For the weights in the order of ``model.parameters()``."""
         calls: list[tuple[nn.Module, Tensor, Tensor]] = []
-        hooks = [layer.register_forward_hook(lambda m, i, o: calls.append((m, i[0], o))) for layer in self.layers]
-        try:
-            with torch.enable_grad():
-                total = _sum_of_losses(self.loss, self.model(x), y)
-        finally:
-            for hook in hooks:
-                hook.remove()
+        with ExitStack() as hooks, torch.enable_grad():
+            for layer in layers:
+                hooks.enter_context(layer.register_forward_hook(lambda m, i, o: calls.append((m, i[0], o))))
+            total = _sum_of_losses(loss, model(x), y)
         deltas = torch.autograd.grad(total, [output for _, _, output in calls])
         passed = {layer: (a.detach(), delta) for (layer, a, _), delta in zip(calls, deltas, strict=True)}
-        if len(calls) != len(self.layers) or len(passed) != len(self.layers):
+        if len(calls) != len(layers) or len(passed) != len(layers):
             raise NotImplementedError("a layer is not used exactly once")
-        return [part for layer in self.layers for part in KNOWN[type(layer)](layer, *passed[layer])]
+        return [part for layer in layers for part in KNOWN[type(layer)](layer, *passed[layer])]
+
+    return of_each
 
 
 def _sum_of_losses(loss, output: Tensor, y: Tensor) -> Tensor:
@@ -152,8 +148,8 @@ def _batch_norm(layer: nn.modules.batchnorm._BatchNorm, a: Tensor, delta: Tensor
     return [Rows(weight), Rows(bias)]
 
 
+# Layers whose gradients are computed here, and how: from their input and the gradient at their output.
 KNOWN = {nn.Linear: _linear, nn.Conv2d: _conv2d, nn.BatchNorm1d: _batch_norm, nn.BatchNorm2d: _batch_norm}
-"""Layers whose gradients are computed here, and how: from their input and the gradient at their output."""
 
 
 @torch.no_grad()

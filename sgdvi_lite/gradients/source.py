@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from tqdm.auto import tqdm
 
-from sgdvi_lite import _checks
+from sgdvi_lite import _checks, nets
 from sgdvi_lite.gradients import layers
 from sgdvi_lite.gradients.layers import Part, Rows
 
@@ -18,10 +18,9 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 CHUNK_BYTES = {"cpu": 32 * 2**20, "cuda": 512 * 2**20}
 """Default bound on the size of one chunk of gradients, in bytes: small enough for the caches, large enough to share
 the overhead of a pass."""
-CHUNK_ROWS = 4096
-"""Gradients in one chunk of a given array, which takes no memory of its own."""
+CHUNK_ROWS = 4096  # gradients in one chunk of a given array, which takes no memory of its own
+# Layers in which the examples of a batch are mixed, or noise is added, in training mode.
 MIXING = nn.modules.batchnorm._BatchNorm | nn.modules.dropout._DropoutNd
-"""Layers in which the examples of a batch are mixed, or noise is added, in training mode."""
 
 
 class Source:
@@ -97,23 +96,21 @@ class Network(Source):
         _check(model, loss, x, y)
         if chunk is not None:
             _checks.count("chunk", chunk)
-        weights = [p for p in model.parameters() if p.requires_grad]
-        self.N, self.like = len(x), x.new_empty(0)
-        self.d = sum(p.numel() for p in weights)
+        self.N, self.d, self.like = len(x), nets.count_parameters(model), x.new_empty(0)
         bound = CHUNK_BYTES.get(x.device.type, CHUNK_BYTES["cpu"])
         self.chunk = min(self.N, chunk or max(1, bound // (self.d * x.element_size())))
         self._x, self._y = x, y
-        self._compute = layers.LayerGradients(model, loss)
-        reason = layers.unknown_layer(model) or self._doubt(lambda x, y: _one_by_one(model, weights, loss, x, y))
+        self._compute = layers.layer_by_layer(model, loss)
+        reason = layers.unknown_layer(model) or self._doubt(model, loss)
         self.how = f"vmap, since {reason}" if reason else "layer by layer"
         if reason:
             self._compute, self.widths = _batched(model, loss), (self.d,)
 
-    def _doubt(self, slow: Callable[[Tensor, Tensor], Tensor]) -> str | None:
+    def _doubt(self, model: nn.Module, loss: Loss) -> str | None:
         """Why the fast path is not taken: two examples have to confirm it."""
         x, y = self._x[:2], self._y[:2]
         try:
-            exact, parts = slow(x, y), self._compute(x, y)
+            exact, parts = _one_by_one(model, loss, x, y), self._compute(x, y)
             error = (layers.rows(parts) - exact).abs().max()
         except RuntimeError as fault:  # if it is the network's, the general path meets it too
             return str(fault)
@@ -134,8 +131,9 @@ class Network(Source):
                 bar.update(len(x))
 
 
-def _one_by_one(model: nn.Module, weights: list[nn.Parameter], loss: Loss, x: Tensor, y: Tensor) -> Tensor:
+def _one_by_one(model: nn.Module, loss: Loss, x: Tensor, y: Tensor) -> Tensor:
     """Gradients (n, d) by a backward pass for each example."""
+    weights = [p for p in model.parameters() if p.requires_grad]
     values = (loss(model(x[k : k + 1]), y[k : k + 1]) for k in range(len(x)))
     rows = (torch.autograd.grad(value, weights) for value in values)
     return torch.stack([torch.cat([g.reshape(-1) for g in row]) for row in rows])
@@ -144,11 +142,9 @@ def _one_by_one(model: nn.Module, weights: list[nn.Parameter], loss: Loss, x: Te
 def _batched(model: nn.Module, loss: Loss) -> Callable[[Tensor, Tensor], list[Part]]:
     """The general path: gradients of each example for any network."""
     weights = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
-    fixed = {name: t.detach() for name, t in model.named_parameters() if not t.requires_grad}
-    fixed |= dict(model.named_buffers())
 
     def of_one(weights: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
-        return loss(functional_call(model, (weights, fixed), (x[None],)), y[None])
+        return loss(functional_call(model, weights, (x[None],)), y[None])
 
     def of_each(x: Tensor, y: Tensor) -> list[Part]:
         gradients = vmap(grad(of_one), in_dims=(None, 0, 0))(weights, x, y)
@@ -219,11 +215,9 @@ def _check(model: nn.Module, loss: Loss, x: Tensor, y: Tensor) -> None:
         output = model(x[:1])
     if not y.is_floating_point() and output.ndim == 2:
         _check_labels(y, output.shape[1])
-    value = loss(output, y[:1])
-    if value.ndim != 0:
-        raise ValueError(
-            f"loss: gave shape {tuple(value.shape)} for a batch of one; expected a scalar; use reduction='mean'"
-        )
+    shape = tuple(loss(output, y[:1]).shape)
+    if shape != ():
+        raise ValueError(f"loss: gave shape {shape} for a batch of one; expected a scalar; use reduction='mean'")
 
 
 def _check_mode(model: nn.Module) -> None:
