@@ -67,12 +67,15 @@ class Backend:
         Has the dtype and device of ``D``.
     noise : int
         Size of the noise from which a sample is made.
+    remedy : str
+        What helps if it does not fit into the memory.
     """
 
     d: int
     like: Tensor
     noise: int
     stored = False
+    remedy = "lower chunk"
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,6 +84,7 @@ class Stored(Backend):
 
     matrix: Tensor
     stored = True
+    remedy = "use backend='recomputed' or float32, or raise memory if there is more"
 
     @cached_property
     def trace(self) -> float:

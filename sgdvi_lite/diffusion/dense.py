@@ -1,7 +1,5 @@
 """The back-end ``dense``: the diffusion matrix itself, from one pass over the gradients."""
 
-from __future__ import annotations
-
 import math
 from functools import cached_property
 
@@ -23,7 +21,7 @@ class Dense(Stored):
         return (source.d**2 + source.chunk * source.d) * source.like.element_size()
 
     @classmethod
-    def build(cls, gradients: Gradients) -> Dense:
+    def build(cls, gradients: Gradients) -> "Dense":
         """Streamed covariance, updated pairwise so that no large numbers cancel (Chan, Golub and LeVeque)."""
         source, ranks, states = gradients.source, gradients.ranks, gradients.states
         d, like = source.d, source.like

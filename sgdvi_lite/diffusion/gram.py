@@ -5,8 +5,6 @@ eigenvalues: it is small where N < d. Rows are centred, which is exact. Outer pr
 off the inner products instead, unless it is so large that digits would be lost; then the rows are formed after all.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -36,7 +34,7 @@ class Gram(Stored):
         return (2 * sum(source.widths) + 2 * N) * N * source.like.element_size()
 
     @classmethod
-    def build(cls, gradients: Gradients) -> Gram:
+    def build(cls, gradients: Gradients) -> "Gram":
         """All gradients are needed at once: they are not kept, and one pass makes them anew."""
         source, chunks = gradients.source, gradients.source.parts(gradients.progress)
         parts = [_join(pieces, gradients.ranks) for pieces in zip(*chunks, strict=True)]

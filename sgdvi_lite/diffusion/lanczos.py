@@ -215,8 +215,7 @@ class Search:
         self.products, self.check_at = 0, self.block
         self._resume()
         with tqdm(desc="Lanczos", unit="vector", total=self.limit, disable=not self.progress, leave=False) as bar:
-            more = True
-            while more:
+            while True:
                 bar.update(self.krylov.size - bar.n)
                 self.states.save(self.file, self._state)
                 if self.krylov.size >= min(self.check_at, self.limit):
@@ -224,8 +223,8 @@ class Search:
                     certificate = self.attempt()
                     if certificate is not None:
                         return certificate
-                more = self.krylov.extend()
-        raise LimitError(self._how_far())
+                if not self.krylov.extend():
+                    raise LimitError(self._how_far())
 
     def _draw(self, m: int) -> Tensor:
         like = self.problem.like

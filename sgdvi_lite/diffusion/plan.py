@@ -82,11 +82,8 @@ def choose(name: str, source: Source, N: int, limit: int) -> Plan:
     best = name if asked else smaller
     needed = BACKENDS[best].bytes_needed(source, N)
     backend = BACKENDS[best if asked or needed <= limit else Recomputed.name]
-    remedy = (
-        "use backend='recomputed' or float32, or raise memory if there is more" if backend.stored else "lower chunk"
-    )
     what = f"backend {backend.name!r} with N = {N:,} and d = {d:,}"
-    require(what, backend.bytes_needed(source, N), limit, remedy)
+    require(what, backend.bytes_needed(source, N), limit, backend.remedy)
     return Plan(N, d, asked, best, needed, limit, backend.name, source.how)
 
 

@@ -1,7 +1,5 @@
 """The back-end ``recomputed``: no matrix at all, the gradients are computed anew, chunk by chunk, for every product."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -33,7 +31,7 @@ class Recomputed(Backend):
         return 4 * source.chunk * source.d * source.like.element_size()
 
     @classmethod
-    def build(cls, gradients: Gradients) -> Recomputed:
+    def build(cls, gradients: Gradients) -> "Recomputed":
         """Two passes: the mean, then the trace."""
         source, ranks, states = gradients.source, gradients.ranks, gradients.states
         buffer = source.like.new_empty(source.chunk, source.d)

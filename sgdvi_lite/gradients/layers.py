@@ -5,8 +5,6 @@ output and of its input ``a``, to which a bias adds a constant 1. Kept as two fa
 instead of ``out * in``, and inner products of gradients cost as much less. Convolutions and batch-norm give rows.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -14,7 +12,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.func import vmap
 from torch.nn.functional import cross_entropy
 from torch.nn.grad import conv2d_weight
 
@@ -28,7 +25,7 @@ class Rows(NamedTuple):
         """Write the gradients into ``out (n, w)``."""
         out.copy_(self.rows)
 
-    def add_gram(self, other: Rows, K: Tensor) -> None:
+    def add_gram(self, other: "Rows", K: Tensor) -> None:
         """Add the inner products with the gradients of other examples to ``K (n, n')``."""
         K.addmm_(self.rows, other.rows.T)
 
@@ -49,10 +46,9 @@ class Outer(NamedTuple):
 
     def write(self, out: Tensor) -> None:
         """Write the gradients into ``out (n, w)``."""
-        shape = (self.delta.shape[1], self.a.shape[1])
-        torch.mul(self.delta[:, :, None], self.a[:, None, :], out=out.unflatten(1, shape))
+        torch.mul(self.delta[:, :, None], self.a[:, None, :], out=out.unflatten(1, (self.delta.shape[1], -1)))
 
-    def add_gram(self, other: Outer, K: Tensor) -> None:
+    def add_gram(self, other: "Outer", K: Tensor) -> None:
         """Add the inner products with the gradients of other examples to ``K (n, n')``."""
         K.addcmul_(self.delta @ other.delta.T, self.a @ other.a.T)
 
@@ -64,9 +60,8 @@ class Outer(NamedTuple):
 
     def transposed_matmul(self, U: Tensor) -> Tensor:
         """Sums (w, m) of the gradients, weighted by the columns of ``U (n, m)``."""
-        n, m = U.shape
-        weighted = (self.a[:, :, None] * U[:, None, :]).view(n, -1)
-        return (self.delta.T @ weighted).view(-1, m)
+        weighted = (self.a[:, :, None] * U[:, None, :]).flatten(1)
+        return (self.delta.T @ weighted).view(-1, U.shape[1])
 
 
 Part = Rows | Outer  # gradients of n examples for the weights of one parameter: one tensor (n, w), or two factors
@@ -124,7 +119,7 @@ def _sum_of_losses(loss, output: Tensor, y: Tensor) -> Tensor:
     """Each example counts as a batch of its own. For cross entropy torch adds them up itself, and faster."""
     if loss is cross_entropy:
         return cross_entropy(output, y, reduction="sum")
-    return vmap(loss)(output[:, None], y[:, None]).sum()
+    return torch.func.vmap(loss)(output[:, None], y[:, None]).sum()
 
 
 def _linear(layer: nn.Linear, a: Tensor, delta: Tensor) -> list[Part]:

@@ -79,6 +79,8 @@ class Network(Source):
 
     Attributes
     ----------
+    model, loss, x, y
+        As given.
     how : str
         ``layer by layer``, or why the general path is taken.
 
@@ -99,18 +101,18 @@ class Network(Source):
         self.N, self.d, self.like = len(x), nets.count_parameters(model), x.new_empty(0)
         bound = CHUNK_BYTES.get(x.device.type, CHUNK_BYTES["cpu"])
         self.chunk = min(self.N, chunk or max(1, bound // (self.d * x.element_size())))
-        self._x, self._y = x, y
+        self.model, self.loss, self.x, self.y = model, loss, x, y
         self._compute = layers.layer_by_layer(model, loss)
-        reason = layers.unknown_layer(model) or self._doubt(model, loss)
+        reason = layers.unknown_layer(model) or self._doubt()
         self.how = f"vmap, since {reason}" if reason else "layer by layer"
         if reason:
             self._compute, self.widths = _batched(model, loss), (self.d,)
 
-    def _doubt(self, model: nn.Module, loss: Loss) -> str | None:
+    def _doubt(self) -> str | None:
         """Why the fast path is not taken: two examples have to confirm it."""
-        x, y = self._x[:2], self._y[:2]
+        x, y = self.x[:2], self.y[:2]
         try:
-            exact, parts = _one_by_one(model, loss, x, y), self._compute(x, y)
+            exact, parts = _one_by_one(self.model, self.loss, x, y), self._compute(x, y)
             error = (layers.rows(parts) - exact).abs().max()
         except RuntimeError as fault:  # if it is the network's, the general path meets it too
             return str(fault)
@@ -123,7 +125,7 @@ class Network(Source):
         options = {"desc": "gradients", "unit": "example", "disable": not progress, "leave": False}
         with tqdm(total=self.N, initial=first, **options) as bar:
             for start in range(first, self.N, self.chunk):
-                x, y = (t[start : start + self.chunk] for t in (self._x, self._y))
+                x, y = (t[start : start + self.chunk] for t in (self.x, self.y))
                 parts = self._compute(x, y)
                 for tensor in (tensor for part in parts for tensor in part):
                     _checks.finite("gradients", tensor, first=start)
