@@ -90,9 +90,7 @@ def failure_probability(ratio: float, n: int, steps: int, probes: int) -> float:
     Each of the ``probes`` random vectors fails with probability at most ``1.648 sqrt(n) exp(-sqrt(1 - ratio) (2 steps -
     1))``, whatever the spectrum, and the run falls short only if all of them do.
     """
-    if ratio >= 1:
-        return 1.0
-    one = 1.648 * math.sqrt(n) * math.exp(-math.sqrt(1 - ratio) * (2 * steps - 1))
+    one = 1.648 * math.sqrt(n) * math.exp(-math.sqrt(max(1 - ratio, 0.0)) * (2 * steps - 1))
     return min(one, 1.0) ** probes
 
 

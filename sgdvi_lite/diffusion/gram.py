@@ -14,7 +14,7 @@ from torch import Tensor
 
 from sgdvi_lite.diffusion.base import BLOCK, Gradients, Stored, add_half, mirror
 from sgdvi_lite.diffusion.ranks import Ranks
-from sgdvi_lite.gradients.layers import Outer, Part, Rows, rows, width
+from sgdvi_lite.gradients.layers import Outer, Part, Rows, rows, widths
 from sgdvi_lite.gradients.source import Source
 
 # Outer products are kept up to this ratio of the mean gradient's square to the variance: two digits are lost.
@@ -53,7 +53,7 @@ class Gram(Stored):
 
     def matmul(self, V: Tensor) -> Tensor:
         """Product ``C^T (C V)``."""
-        columns = (V if V.ndim == 2 else V[:, None]).split(list(map(width, self.parts)))
+        columns = (V if V.ndim == 2 else V[:, None]).split(widths(self.parts))
         U = torch.cat([_sum_of_products(parts, columns) for parts in self._blocks(V.dtype)])
         return self._transposed(U - U.mean(0)).div_(len(U)).view(V.shape)
 

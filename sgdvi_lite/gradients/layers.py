@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 from torch.nn.grad import conv2d_weight
 
 
@@ -67,9 +66,9 @@ class Outer(NamedTuple):
 Part = Rows | Outer  # gradients of n examples for the weights of one parameter: one tensor (n, w), or two factors
 
 
-def width(part: Part) -> int:
-    """Number of weights."""
-    return math.prod(tensor.shape[1] for tensor in part)
+def widths(parts: list[Part]) -> list[int]:
+    """Number of weights of each part."""
+    return [math.prod(tensor.shape[1] for tensor in part) for part in parts]
 
 
 def unknown_layer(model: nn.Module) -> str | None:
@@ -117,8 +116,8 @@ def layer_by_layer(model: nn.Module, loss) -> Callable[[Tensor, Tensor], list[Pa
 
 def _sum_of_losses(loss, output: Tensor, y: Tensor) -> Tensor:
     """Each example counts as a batch of its own. For cross entropy torch adds them up itself, and faster."""
-    if loss is cross_entropy:
-        return cross_entropy(output, y, reduction="sum")
+    if loss is nn.functional.cross_entropy:
+        return loss(output, y, reduction="sum")
     return torch.func.vmap(loss)(output[:, None], y[:, None]).sum()
 
 
@@ -149,10 +148,9 @@ KNOWN = {nn.Linear: _linear, nn.Conv2d: _conv2d, nn.BatchNorm1d: _batch_norm, nn
 
 @torch.no_grad()
 def rows(parts: list[Part], out: Tensor | None = None) -> Tensor:
-    """The gradients (n, d) that the parts stand for, written into ``out`` if given."""
-    widths = list(map(width, parts))
-    if out is None:
-        out = parts[0][0].new_empty(len(parts[0][0]), sum(widths))
-    for part, columns in zip(parts, out.split(widths, dim=1), strict=True):
+    """The gradients (n, d) that the parts stand for, written into the first rows of ``out`` if given."""
+    like, n = parts[0][0], len(parts[0][0])
+    out = like.new_empty(n, sum(widths(parts))) if out is None else out[:n]
+    for part, columns in zip(parts, out.split(widths(parts), dim=1), strict=True):
         part.write(columns)
     return out

@@ -11,8 +11,7 @@ from torch.func import functional_call, grad, vmap
 from tqdm.auto import tqdm
 
 from sgdvi_lite import _checks, nets
-from sgdvi_lite.gradients import layers
-from sgdvi_lite.gradients.layers import Part, Rows
+from sgdvi_lite.gradients.layers import Part, Rows, layer_by_layer, rows, unknown_layer
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 CHUNK_BYTES = {"cpu": 32 * 2**20, "cuda": 512 * 2**20}
@@ -49,8 +48,7 @@ class Source:
         self, progress: bool = False, out: Tensor | None = None, first: int = 0
     ) -> Iterator[Float[Tensor, "n d"]]:
         """Iterate over the gradients as rows; written into ``out (chunk, d)``, one chunk over the other, if given."""
-        for parts in self.parts(progress, first):
-            yield layers.rows(parts, None if out is None else out[: len(parts[0][0])])
+        return (rows(parts, out) for parts in self.parts(progress, first))
 
 
 class Given(Source):
@@ -66,7 +64,7 @@ class Given(Source):
 
     def parts(self, progress: bool = False, first: int = 0) -> Iterator[list[Part]]:
         """Iterate over the gradients from ``first`` on, ``chunk`` at a time, as they are."""
-        return ([Rows(rows)] for rows in self._gradients[first:].split(self.chunk))
+        return ([Rows(block)] for block in self._gradients[first:].split(self.chunk))
 
 
 class Network(Source):
@@ -102,8 +100,8 @@ class Network(Source):
         bound = CHUNK_BYTES.get(x.device.type, CHUNK_BYTES["cpu"])
         self.chunk = min(self.N, chunk or max(1, bound // (self.d * x.element_size())))
         self.model, self.loss, self.x, self.y = model, loss, x, y
-        self._compute = layers.layer_by_layer(model, loss)
-        reason = layers.unknown_layer(model) or self._doubt()
+        self._compute = layer_by_layer(model, loss)
+        reason = unknown_layer(model) or self._doubt()
         self.how = f"vmap, since {reason}" if reason else "layer by layer"
         if reason:
             self._compute, self.widths = _batched(model, loss), (self.d,)
@@ -113,7 +111,7 @@ class Network(Source):
         x, y = self.x[:2], self.y[:2]
         try:
             exact, parts = _one_by_one(self.model, self.loss, x, y), self._compute(x, y)
-            error = (layers.rows(parts) - exact).abs().max()
+            error = (rows(parts) - exact).abs().max()
         except RuntimeError as fault:  # if it is the network's, the general path meets it too
             return str(fault)
         self.widths = tuple(tensor.shape[1] for part in parts for tensor in part)
@@ -137,8 +135,8 @@ def _one_by_one(model: nn.Module, loss: Loss, x: Tensor, y: Tensor) -> Tensor:
     """Gradients (n, d) by a backward pass for each example."""
     weights = [p for p in model.parameters() if p.requires_grad]
     values = (loss(model(x[k : k + 1]), y[k : k + 1]) for k in range(len(x)))
-    rows = (torch.autograd.grad(value, weights) for value in values)
-    return torch.stack([torch.cat([g.reshape(-1) for g in row]) for row in rows])
+    gradients = (torch.autograd.grad(value, weights) for value in values)
+    return torch.stack([torch.cat([g.reshape(-1) for g in row]) for row in gradients])
 
 
 def _batched(model: nn.Module, loss: Loss) -> Callable[[Tensor, Tensor], list[Part]]:
@@ -205,33 +203,18 @@ def per_example_gradients(
     source = Network(model, loss, x, y, chunk)
     out = source.like.new_empty(source.N, source.d)
     for block, parts in zip(out.split(source.chunk), source.parts(progress), strict=True):
-        layers.rows(parts, block)
+        rows(parts, block)
     return out
 
 
 def _check(model: nn.Module, loss: Loss, x: Tensor, y: Tensor) -> None:
     _checks.same_length("x", x, "y", y)
-    _check_mode(model)
-    _check_match(model, x)
-    with torch.no_grad():
-        output = model(x[:1])
-    if not y.is_floating_point() and output.ndim == 2:
-        _check_labels(y, output.shape[1])
-    shape = tuple(loss(output, y[:1]).shape)
-    if shape != ():
-        raise ValueError(f"loss: gave shape {shape} for a batch of one; expected a scalar; use reduction='mean'")
-
-
-def _check_mode(model: nn.Module) -> None:
     for name, layer in model.named_modules():
         if isinstance(layer, MIXING) and layer.training:
             raise ValueError(
                 f"model: {type(layer).__name__} {name!r} is in training mode, where examples are mixed; "
                 "call model.eval() first"
             )
-
-
-def _check_match(model: nn.Module, x: Tensor) -> None:
     weight = next((p for p in model.parameters() if p.requires_grad), None)
     if weight is None:
         raise ValueError("model: has no trainable weights; set requires_grad on at least one")
@@ -240,6 +223,13 @@ def _check_match(model: nn.Module, x: Tensor) -> None:
             f"x is {x.dtype} on {x.device}, the model {weight.dtype} on {weight.device}: expected the same; "
             "convert one with .to(dtype=..., device=...)"
         )
+    with torch.no_grad():
+        output = model(x[:1])
+    if not y.is_floating_point() and output.ndim == 2:
+        _check_labels(y, output.shape[1])
+    shape = tuple(loss(output, y[:1]).shape)
+    if shape != ():
+        raise ValueError(f"loss: gave shape {shape} for a batch of one; expected a scalar; use reduction='mean'")
 
 
 def _check_labels(y: Tensor, classes: int) -> None:
