@@ -128,8 +128,7 @@ class Krylov:
 
     def ritz(self) -> Ritz:
         """Ritz values and vectors, and how far these are from eigenvectors."""
-        values, Y = torch.linalg.eigh(self.projected())
-        values, Y = values.flip(0), Y.flip(1)
+        values, Y = (part.flip(-1) for part in torch.linalg.eigh(self.projected()))
         vectors = self.Q @ Y
         return Ritz(values, self.W @ Y - vectors * values, vectors)
 
