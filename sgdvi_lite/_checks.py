@@ -87,11 +87,18 @@ def finite(name: str, value: Tensor, first: int = 0) -> None:
         )
 
 
+def rows(name: str, value: Tensor, expected: str) -> None:
+    """Raise unless ``value`` is a matrix, not empty, of finite floats."""
+    if value.ndim != 2 or min(value.shape) < 1 or not value.is_floating_point():
+        raise ValueError(
+            f"{name} has shape {tuple(value.shape)} and {value.dtype}: expected floats of shape {expected}"
+        )
+    finite(name, value)
+
+
 def ensemble(x0: Tensor, n_steps: int, every: int | None) -> None:
     """Raise unless ``x0`` holds finite floats (n, d) and ``every``, if given, divides the number of steps."""
-    if x0.ndim != 2 or min(x0.shape) < 1 or not x0.is_floating_point():
-        raise ValueError(f"x0 has shape {tuple(x0.shape)} and {x0.dtype}: expected floats of shape (n, d)")
-    finite("x0", x0)
+    rows("x0", x0, "(n, d)")
     period(n_steps, n_steps if every is None else every)
 
 

@@ -3,20 +3,18 @@
 A product is computed in the dtype of the vectors: float64 vectors see what is stored in float32 without its rounding.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from functools import cached_property
 
 from torch import Tensor
 
-from sgdvi_lite.diffusion.keeping import NOTHING, Keeping
+from sgdvi_lite._storage.checkpoints import NOTHING, Checkpoints
 from sgdvi_lite.diffusion.ranks import Ranks
 from sgdvi_lite.gradients.source import Source
 
+# Columns or examples in one block of a product of which half a triangle is computed.
 BLOCK = 1024
-"""Columns or examples in one block of a product of which half a triangle is computed."""
 
 
 def norm(matrix: Tensor) -> float:
@@ -44,7 +42,7 @@ class Gradients:
     source: Source
     ranks: Ranks
     progress: bool = False
-    states: Keeping = NOTHING
+    states: Checkpoints = NOTHING
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +50,7 @@ class Backend:
     """The matrix ``D`` in one form, immutable once built.
 
     A back-end supplies ``bytes_needed(source, N)``, ``build(gradients)``, the products ``matmul(V)`` with vectors (d,)
-    or (d, m) and ``root_matmul(Z)`` of noise (noise_size, m) with some ``R`` for which ``R R^T = D``, ``dense()``,
+    or (d, m) and ``root_matmul(Z)`` of noise (noise, m) with some ``R`` for which ``R R^T = D``, ``dense()``,
     ``trace`` and ``frobenius_norm``.
 
     Attributes
@@ -67,11 +65,17 @@ class Backend:
         Size of ``D``.
     like : Tensor
         Has the dtype and device of ``D``.
+    noise : int
+        Size of the noise from which a sample is made.
+    remedy : str
+        What helps if it does not fit into the memory.
     """
 
     d: int
     like: Tensor
+    noise: int
     stored = False
+    remedy = "lower chunk"
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,11 +84,7 @@ class Stored(Backend):
 
     matrix: Tensor
     stored = True
-
-    @property
-    def noise_size(self) -> int:
-        """Size of the stored matrix."""
-        return len(self.matrix)
+    remedy = "use backend='recomputed' or float32, or raise memory if there is more"
 
     @cached_property
     def trace(self) -> float:

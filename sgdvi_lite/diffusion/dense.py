@@ -1,7 +1,5 @@
 """The back-end ``dense``: the diffusion matrix itself, from one pass over the gradients."""
 
-from __future__ import annotations
-
 import math
 from functools import cached_property
 
@@ -23,7 +21,7 @@ class Dense(Stored):
         return (source.d**2 + source.chunk * source.d) * source.like.element_size()
 
     @classmethod
-    def build(cls, gradients: Gradients) -> Dense:
+    def build(cls, gradients: Gradients) -> "Dense":
         """Streamed covariance, updated pairwise so that no large numbers cancel (Chan, Golub and LeVeque)."""
         source, ranks, states = gradients.source, gradients.ranks, gradients.states
         d, like = source.d, source.like
@@ -38,9 +36,9 @@ class Dense(Stored):
             mean += (chunk_mean - mean) * (n / (seen + n))
             state["seen"] += n
             states.save("dense", lambda: state)
-        centre = ranks.sum(mean * (state["seen"] / ranks.total)) if ranks.size > 1 else mean
+        centre = ranks.sum(mean * (state["seen"] / ranks.total))
         add_half(scatter, (mean - centre)[None] * math.sqrt(state["seen"]))
-        return cls(d, like, mirror(ranks.sum(scatter).div_(ranks.total)))
+        return cls(d, like, d, mirror(ranks.sum(scatter).div_(ranks.total)))
 
     def matmul(self, V: Tensor) -> Tensor:
         """Product ``D V``; in another dtype block by block, so that no copy of the matrix is made."""

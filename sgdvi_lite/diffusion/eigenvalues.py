@@ -1,29 +1,24 @@
 """Eigenvalues of a diffusion matrix by the cheapest way that answers the question: all at once, or the leading ones."""
 
-from __future__ import annotations
-
-from collections.abc import Callable
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from sgdvi_lite import linalg
-from sgdvi_lite.diffusion import lanczos
+from sgdvi_lite._storage.checkpoints import Checkpoints
 from sgdvi_lite.diffusion.base import Backend
 from sgdvi_lite.diffusion.certificates import Certificate, rounding
-from sgdvi_lite.diffusion.keeping import Keeping
+from sgdvi_lite.diffusion.lanczos import LimitError, Problem, Search, Threshold
 from sgdvi_lite.diffusion.plan import Plan, require
 
-FULL = 2000
-"""Up to this size all eigenvalues are computed at once, whatever is asked."""
-Threshold = Callable[[Tensor], float | None]
+FULL = 2000  # up to this size all eigenvalues are computed at once, whatever is asked
 
 
 class Eigenvalues:
     """Eigenvalues of one back-end; what was computed is remembered, and ``plan`` says how the last ones were."""
 
-    def __init__(self, backend: Backend, plan: Plan, progress: bool, states: Keeping):
+    def __init__(self, backend: Backend, plan: Plan, progress: bool, states: Checkpoints):
         self.backend, self.plan, self.progress, self.states = backend, plan, progress, states
         self.n = min(plan.N, plan.d)
         self._all: Tensor | None = None
@@ -40,20 +35,17 @@ class Eigenvalues:
 
     def largest(self, k: int) -> Tensor:
         """The ``k`` largest; those beyond the largest min(N, d) are zero."""
-        known = next((c.values for c in self._certificates.values() if c.count >= k), None)
-        if known is None or self._all_at_once(k):
-            certificate = self._leading(f"k={k}", self._below(k), k)
-            known = self.all() if certificate is None else certificate.values
-        return torch.cat([known[:k], known.new_zeros(k - len(known[:k]))])
-
-    def _below(self, k: int) -> Threshold:
-        """A threshold just below the k-th Ritz value; rounding errors are not worth the search and count as zero."""
         floor = linalg.rank_threshold(1.0, self.plan.d, torch.finfo(self.backend.like.dtype).eps)
 
         def threshold(values: Tensor) -> float | None:
+            """Just below the k-th Ritz value; rounding errors are not worth the search and count as zero."""
             return max(0.999 * values[k - 1].item(), floor * values[0].item()) if len(values) >= k else None
 
-        return threshold
+        known = next((c.values for c in self._certificates.values() if c.count >= k), None)
+        if known is None or self._all_at_once(k):
+            certificate = self._leading(f"k={k}", threshold, k)
+            known = self.all() if certificate is None else certificate.values
+        return torch.cat([known[:k], known.new_zeros(k - len(known[:k]))])
 
     def above(self, eps: float) -> Certificate:
         """Those above the rank's threshold, with the reason why there are no more."""
@@ -82,23 +74,19 @@ class Eigenvalues:
         if question not in self._certificates:
             try:
                 self._certificates[question] = self._search(question, threshold).run()
-            except lanczos.LimitError:
+            except LimitError:
                 if self.backend.stored:
                     return None
                 raise
         self.plan = replace(self.plan, solver="block Lanczos", certificate=self._certificates[question])
         return self.plan.certificate
 
-    def _search(self, question: str, threshold: Threshold) -> lanczos.Search:
-        backend, stored, d = self.backend, self.backend.stored, self.plan.d
+    def _search(self, question: str, threshold: Threshold) -> Search:
+        backend, d = self.backend, self.backend.d
+        norm = backend.frobenius_norm if backend.stored else None
+        problem = Problem(backend.matmul, d, backend.like, threshold, backend.trace, norm)
         room = int(self.plan.limit / (6 * d * 8))  # in float64
-        return lanczos.Search(
-            lanczos.Problem(
-                backend.matmul, d, backend.like, threshold, backend.trace, backend.frobenius_norm if stored else None
-            ),
-            limit=max(min(room, self.n // 4 if stored else d), 1),  # of a stored matrix not more than pays
-            generator=torch.Generator().manual_seed(0),
-            progress=self.progress,
-            states=self.states,
-            name=f"{backend.file}-{question}",
-        )
+        limit = max(min(room, self.n // 4 if backend.stored else d), 1)  # of a stored matrix not more than pays
+        generator = torch.Generator().manual_seed(0)
+        name = f"{backend.file}-{question}"
+        return Search(problem, limit, generator, progress=self.progress, states=self.states, name=name)

@@ -5,8 +5,6 @@ eigenvalues: it is small where N < d. Rows are centred, which is exact. Outer pr
 off the inner products instead, unless it is so large that digits would be lost; then the rows are formed after all.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,11 +14,11 @@ from torch import Tensor
 
 from sgdvi_lite.diffusion.base import BLOCK, Gradients, Stored, add_half, mirror
 from sgdvi_lite.diffusion.ranks import Ranks
-from sgdvi_lite.gradients.layers import Outer, Part, Rows, rows, width
+from sgdvi_lite.gradients.layers import Outer, Part, Rows, rows, widths
 from sgdvi_lite.gradients.source import Source
 
+# Outer products are kept up to this ratio of the mean gradient's square to the variance: two digits are lost.
 LOSS = 100.0
-"""Outer products are kept up to this ratio of the mean gradient's square to the variance: two digits are lost."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +34,7 @@ class Gram(Stored):
         return (2 * sum(source.widths) + 2 * N) * N * source.like.element_size()
 
     @classmethod
-    def build(cls, gradients: Gradients) -> Gram:
+    def build(cls, gradients: Gradients) -> "Gram":
         """All gradients are needed at once: they are not kept, and one pass makes them anew."""
         source, chunks = gradients.source, gradients.source.parts(gradients.progress)
         parts = [_join(pieces, gradients.ranks) for pieces in zip(*chunks, strict=True)]
@@ -47,23 +45,22 @@ class Gram(Stored):
         if square_of_mean > LOSS * K.diagonal().mean().item() and any(isinstance(part, Outer) for part in parts):
             parts = [_centred(Rows(rows(parts)))]
             K = _inner_products(parts)
-        return cls(source.d, source.like, K.div_(len(K)), parts)
+        return cls(source.d, source.like, len(K), K.div_(len(K)), parts)
 
-    def _blocks(self, dtype: torch.dtype) -> Iterator[tuple[slice, list[Part]]]:
-        for i in range(0, len(self.matrix), BLOCK):
-            block = slice(i, i + BLOCK)
-            yield block, [_take(part, block, dtype) for part in self.parts]
+    def _blocks(self, dtype: torch.dtype) -> Iterator[list[Part]]:
+        starts = range(0, len(self.matrix), BLOCK)
+        return ([_take(part, slice(i, i + BLOCK), dtype) for part in self.parts] for i in starts)
 
     def matmul(self, V: Tensor) -> Tensor:
         """Product ``C^T (C V)``."""
-        columns = (V if V.ndim == 2 else V[:, None]).split(list(map(width, self.parts)))
-        U = torch.cat([_sum_of_products(parts, columns) for _, parts in self._blocks(V.dtype)])
+        columns = (V if V.ndim == 2 else V[:, None]).split(widths(self.parts))
+        U = torch.cat([_sum_of_products(parts, columns) for parts in self._blocks(V.dtype)])
         return self._transposed(U - U.mean(0)).div_(len(U)).view(V.shape)
 
     def _transposed(self, U: Tensor) -> Tensor:
         out = U.new_zeros(self.d, U.shape[1])
-        for block, parts in self._blocks(U.dtype):
-            out += torch.cat([part.transposed_matmul(U[block]) for part in parts])
+        for rows_of_U, parts in zip(U.split(BLOCK), self._blocks(U.dtype), strict=True):
+            out += torch.cat([part.transposed_matmul(rows_of_U) for part in parts])
         return out
 
     def root_matmul(self, Z: Tensor) -> Tensor:
@@ -75,7 +72,7 @@ class Gram(Stored):
         N = len(self.matrix)
         mean = self._transposed(self.like.new_full((N, 1), 1 / N))[:, 0]
         S = self.like.new_zeros(self.d, self.d)
-        for _, parts in self._blocks(S.dtype):
+        for parts in self._blocks(S.dtype):
             add_half(S, rows(parts) - mean)
         return mirror(S.div_(N))
 

@@ -1,38 +1,33 @@
 """What is kept of a diffusion matrix in a folder, and what tells whose matrix it is."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
 
 from sgdvi_lite._storage.checkpoints import NOTHING, Checkpoints
 from sgdvi_lite._storage.files import digest
 from sgdvi_lite._storage.folder import Folder, Kind
+from sgdvi_lite.gradients.source import Network
 
-Keeping = Checkpoints
+# Losses are compared to three digits: another device or another number of threads rounds otherwise.
 COMPUTATION = Kind("computation.json", "computation", "computes", tolerance=1e-3)
-"""Losses are compared to three digits: another device or another number of threads rounds otherwise."""
-LOSSES = 64
-"""So many values tell which loss it is, which has no name that tells its numbers."""
+LOSSES = 64  # so many values tell which loss it is, which has no name that tells its numbers
 
 
-def of_network(
-    folder: str | Path | None, model: nn.Module, loss, x: Tensor, y: Tensor, *, chunk: int, group=None
-) -> Checkpoints:
+def of_network(folder: str | Path | None, network: Network, group=None) -> Checkpoints:
     """What is kept of a computation with the gradients of a network."""
     if folder is None:
         return NOTHING
     if group is not None:
         raise ValueError(f"folder = {str(folder)!r} with a group: the work of several ranks is not kept; leave one out")
+    model, x, y = network.model, network.x, network.y
     with torch.no_grad():
-        losses = [loss(model(x[k : k + 1]), y[k : k + 1]).item() for k in range(min(len(x), LOSSES))]
+        losses = [network.loss(model(x[k : k + 1]), y[k : k + 1]).item() for k in range(min(len(x), LOSSES))]
     identity = {
         "trained": [f"{name} {tuple(p.shape)}" for name, p in model.named_parameters() if p.requires_grad],
         "weights": digest(*model.state_dict().values()),
         "data": digest(x, y),
-        "chunk": chunk,
+        "chunk": network.chunk,
         "losses": losses,
     }
     return Checkpoints(Folder(folder, COMPUTATION, identity), x.device)

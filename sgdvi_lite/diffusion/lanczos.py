@@ -4,8 +4,6 @@ A block Krylov space grows until the Ritz values above the threshold have settle
 eigenvalue is missing.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -14,27 +12,23 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from sgdvi_lite._storage.checkpoints import NOTHING, Checkpoints
 from sgdvi_lite._storage.files import digest
 from sgdvi_lite.diffusion.certificates import Certificate, failure_probability, left_over, most_above, rounding
-from sgdvi_lite.diffusion.keeping import NOTHING, Keeping
 
+# Ritz vectors down to this fraction of the threshold are set aside, so that the rest lies clearly below it.
 MARGIN = 0.7
-"""Ritz vectors down to this fraction of the threshold are set aside, so that the rest lies clearly below it."""
-CEILING = (1 + MARGIN) / 2
-"""The random run has to show that the rest lies below this fraction of the threshold."""
+CEILING = (1 + MARGIN) / 2  # the random run has to show that the rest lies below this fraction of the threshold
+# Residual, in units of the threshold, at which a Ritz vector counts as settled: its value is then off by far less.
 TOLERANCE = {torch.float32: 2e-2, torch.float64: 1e-6}
-"""Residual, in units of the threshold, at which a Ritz vector counts as settled: its value is then off by far less."""
-PROBES = 32
-"""Random vectors of the second run: one alone would take many more steps."""
-STEPS = 40
-"""Most steps of the second run; each of them may be the last."""
-FAILURE = 1e-9
-"""Highest probability of failure of a certificate."""
+PROBES = 32  # random vectors of the second run: one alone would take many more steps
+STEPS = 40  # most steps of the second run; each of them may be the last
+FAILURE = 1e-9  # highest probability of failure of a certificate
+# Most projections in a row of one block: each leaves less of the basis in it, or the block has nothing to add.
 PASSES = 8
-"""Most projections in a row of one block: each leaves less of the basis in it, or the block has nothing to add."""
-GROWTH = 1.2
-"""Between two attempts the Krylov space grows by this factor: an attempt costs as much as many products."""
+GROWTH = 1.2  # by which the Krylov space grows between two attempts: one costs as much as many products
 Matmul = Callable[[Tensor], Tensor]
+Threshold = Callable[[Tensor], float | None]
 
 
 class RoundingError(ArithmeticError):
@@ -48,12 +42,9 @@ class LimitError(RuntimeError):
 class Ritz(NamedTuple):
     """What a Krylov space tells of a matrix's eigenvalues."""
 
-    values: Tensor
-    """Ritz values (size,), largest first."""
-    residuals: Tensor
-    """The matrix times the vectors, less the values times the vectors (d, size)."""
-    vectors: Tensor
-    """Orthonormal Ritz vectors (d, size)."""
+    values: Tensor  # Ritz values (size,), largest first
+    residuals: Tensor  # the matrix times the vectors, less the values times the vectors (d, size)
+    vectors: Tensor  # orthonormal Ritz vectors (d, size)
 
 
 class Krylov:
@@ -72,25 +63,23 @@ class Krylov:
 
     Attributes
     ----------
+    size : int
+        Number of basis vectors.
+    Q, W : Tensor
+        Orthonormal basis, and the matrix times the basis (d, size).
     next : Tensor
         The block that :meth:`extend` orthogonalises and adds: the matrix times the last one, or a fresh start.
     """
 
     def __init__(self, matmul: Matmul, start: Tensor, limit: int, beside: Tensor | None = None):
-        self.matmul, self.limit, self.size = matmul, limit, 0
+        self.matmul, self.limit, self.next = matmul, limit, start
         self.beside = start.new_empty(start.shape[0], 0) if beside is None else beside
         self._Q, self._W = (start.new_empty(start.shape[0], limit) for _ in range(2))
-        self.next = start
+        self._resize(0)
 
-    @property
-    def Q(self) -> Tensor:
-        """Orthonormal basis (d, size)."""
-        return self._Q[:, : self.size]
-
-    @property
-    def W(self) -> Tensor:
-        """The matrix times the basis (d, size)."""
-        return self._W[:, : self.size]
+    def _resize(self, size: int) -> None:
+        self.size = size
+        self.Q, self.W = self._Q[:, :size], self._W[:, :size]
 
     def extend(self) -> bool:
         """Add one block; False if no room is left."""
@@ -98,10 +87,9 @@ class Krylov:
         if m == 0:
             return False
         block = self._orthonormal(self.next[:, :m])
-        new = slice(self.size, self.size + m)
         self.next = self.matmul(block)
-        self._Q[:, new], self._W[:, new] = block, self.next
-        self.size += m
+        self._resize(self.size + m)
+        self.Q[:, -m:], self.W[:, -m:] = block, self.next
         return True
 
     def _orthonormal(self, block: Tensor) -> Tensor:
@@ -129,9 +117,8 @@ class Krylov:
         """Go on from a :meth:`state`; False if there is none, or no room for it."""
         if state is None or state["Q"].shape[1] > self.limit:
             return False
-        self.size = state["Q"].shape[1]
-        self._Q[:, : self.size], self._W[:, : self.size] = state["Q"], state["W"]
-        self.next = state["next"]
+        self._resize(state["Q"].shape[1])
+        self.Q[:], self.W[:], self.next = state["Q"], state["W"], state["next"]
         return True
 
     def projected(self) -> Tensor:
@@ -141,8 +128,7 @@ class Krylov:
 
     def ritz(self) -> Ritz:
         """Ritz values and vectors, and how far these are from eigenvectors."""
-        values, Y = torch.linalg.eigh(self.projected())
-        values, Y = values.flip(0), Y.flip(1)
+        values, Y = (part.flip(-1) for part in torch.linalg.eigh(self.projected()))
         vectors = self.Q @ Y
         return Ritz(values, self.W @ Y - vectors * values, vectors)
 
@@ -168,7 +154,7 @@ class Problem:
     matmul: Matmul
     d: int
     like: Tensor
-    threshold: Callable[[Tensor], float | None]
+    threshold: Threshold
     trace: float
     frobenius: float | None = None
 
@@ -199,7 +185,7 @@ class Search:
     generator: torch.Generator
     block: int | None = None
     progress: bool = False
-    states: Keeping = NOTHING
+    states: Checkpoints = NOTHING
     name: str = "krylov"
 
     def __post_init__(self):
@@ -228,8 +214,7 @@ class Search:
         self.products, self.check_at = 0, self.block
         self._resume()
         with tqdm(desc="Lanczos", unit="vector", total=self.limit, disable=not self.progress, leave=False) as bar:
-            more = True
-            while more:
+            while True:
                 bar.update(self.krylov.size - bar.n)
                 self.states.save(self.file, self._state)
                 if self.krylov.size >= min(self.check_at, self.limit):
@@ -237,8 +222,8 @@ class Search:
                     certificate = self.attempt()
                     if certificate is not None:
                         return certificate
-                more = self.krylov.extend()
-        raise LimitError(self._how_far())
+                if not self.krylov.extend():
+                    raise LimitError(self._how_far())
 
     def _draw(self, m: int) -> Tensor:
         like = self.problem.like
@@ -323,11 +308,9 @@ class Search:
 
     def _how_far(self) -> str:
         values, residuals, _ = self.krylov.ritz()
-        t, settled, above = self.problem.threshold(values), 0, "no threshold yet"
-        if t:
-            norms = torch.linalg.vector_norm(residuals, dim=0)
-            settled = int((norms <= TOLERANCE[values.dtype] * t).sum())
-            above = f"{int((values > t).sum())} Ritz values above the threshold {t:.3g}"
+        t = self.problem.threshold(values) or 0.0
+        above = f"{int((values > t).sum())} Ritz values above the threshold {t:.3g}" if t else "no threshold yet"
+        settled = int((torch.linalg.vector_norm(residuals, dim=0) < TOLERANCE[values.dtype] * t).sum())
         return (
             f"the Krylov space has {self.krylov.size} vectors, its limit is {self.limit}: {settled} eigenvalues have "
             f"settled, {above}, smallest Ritz value {values[-1].item():.3g}; the count is not certain. Allow more "

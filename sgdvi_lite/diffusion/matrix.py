@@ -32,6 +32,10 @@ class DiffusionMatrix:
     ----------
     N : int
         Number of examples.
+    shape : tuple of int
+        ``(d, d)``.
+    dtype, device
+        Those of the gradients.
     backend : str
         The back-end in use: ``dense`` stores ``(d, d)``; ``gram`` stores ``(N, N)`` and the gradients, those of linear
         layers as factors; ``recomputed`` stores neither and computes the gradients anew for each product.
@@ -57,9 +61,11 @@ class DiffusionMatrix:
         if memory is not None:
             _checks.positive("memory", memory)
         ranks.agree(d=source.d, dtype=source.like.dtype, backend=backend)
-        limit = ranks.smallest(int(memory or plans.available(source.like.device)))  # all ranks choose alike
-        self.N = ranks.total
-        plan = plans.choose(backend, source, self.N, limit)
+        limit = min(ranks.collect(int(memory or plans.available(source.like.device))))  # all ranks choose alike
+        plan = plans.choose(backend, source, ranks.total, limit)
+        self.N, self.shape = ranks.total, (source.d, source.d)
+        self.dtype, self.device = source.like.dtype, source.like.device
+        self.backend = plan.backend
         self._backend = plans.BACKENDS[plan.backend].build(gradients)
         self._eigenvalues = Eigenvalues(self._backend, plan, gradients.progress, gradients.states)
 
@@ -89,12 +95,7 @@ class DiffusionMatrix:
         MemoryError
             Before any work, if the back-end asked for does not fit ``memory``.
         """
-        if gradients.ndim != 2 or min(gradients.shape) < 1 or not gradients.is_floating_point():
-            raise ValueError(
-                f"gradients has shape {tuple(gradients.shape)} and {gradients.dtype}: expected floats of "
-                "shape (N, d) with N >= 1 and d >= 1; put one example in each row"
-            )
-        _checks.finite("gradients", gradients)
+        _checks.rows("gradients", gradients, "(N, d) with N >= 1 and d >= 1; put one example in each row")
         return cls(Gradients(Given(gradients), Ranks(None, len(gradients)), progress), backend, memory)
 
     @classmethod
@@ -162,28 +163,8 @@ class DiffusionMatrix:
         if backend not in ("dense", "gram"):  # the weights are read again after this call, when they may have changed
             model = copy.deepcopy(model)
         net = gradients.Network(model, loss, x, y, chunk)
-        states = keeping.of_network(folder, model, loss, x, y, chunk=net.chunk, group=group)
+        states = keeping.of_network(folder, net, group)
         return cls(Gradients(net, Ranks(group, len(x)), progress, states), backend, memory)
-
-    @property
-    def backend(self) -> str:
-        """Name of the back-end in use."""
-        return self._backend.name
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """``(d, d)``."""
-        return self._backend.d, self._backend.d
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """That of the gradients."""
-        return self._backend.like.dtype
-
-    @property
-    def device(self) -> torch.device:
-        """That of the gradients."""
-        return self._backend.like.device
 
     def __matmul__(self, V: Tensor) -> Tensor:
         """Product with a vector ``(d,)`` or a matrix ``(d, m)``."""
@@ -288,8 +269,7 @@ class DiffusionMatrix:
         The normal numbers are drawn on the generator's device, so that a CPU generator gives the same on every device.
         """
         _checks.count("n", n)
-        size = self._backend.noise_size
-        z = torch.randn(n, size, generator=generator, device=generator.device, dtype=self.dtype)
+        z = torch.randn(n, self._backend.noise, generator=generator, device=generator.device, dtype=self.dtype)
         return self._backend.root_matmul(z.to(self.device).T).T
 
     def to_scipy(self) -> LinearOperator:

@@ -1,7 +1,5 @@
 """Memory foreseen before the work, the back-end that fits into it, and what was done, in words."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 
@@ -16,10 +14,8 @@ from sgdvi_lite.diffusion.recomputed import Recomputed
 from sgdvi_lite.gradients.source import Source
 
 BACKENDS: dict[str, type[Backend]] = {kind.name: kind for kind in (Dense, Gram, Recomputed)}
-ALIASES = {"lanczos": Recomputed.name}
-"""Names that were those of back-ends before."""
-FRACTION = 0.8
-"""Part of the free memory that is used by default."""
+ALIASES = {"lanczos": Recomputed.name}  # names that were those of back-ends before
+FRACTION = 0.8  # part of the free memory that is used by default
 
 
 @dataclass(frozen=True)
@@ -82,16 +78,12 @@ class Plan:
 def choose(name: str, source: Source, N: int, limit: int) -> Plan:
     """The back-end of that name, or for ``auto`` the best one that fits into ``limit`` bytes."""
     d, asked = source.d, name != "auto"
-    best = name
-    if not asked:
-        best = "gram" if N < d else "dense"
+    smaller = "gram" if N < d else "dense"
+    best = name if asked else smaller
     needed = BACKENDS[best].bytes_needed(source, N)
     backend = BACKENDS[best if asked or needed <= limit else Recomputed.name]
-    remedy = "lower chunk"
-    if backend.stored:
-        remedy = "use backend='recomputed' or float32, or raise memory if there is more"
     what = f"backend {backend.name!r} with N = {N:,} and d = {d:,}"
-    require(what, backend.bytes_needed(source, N), limit, remedy)
+    require(what, backend.bytes_needed(source, N), limit, backend.remedy)
     return Plan(N, d, asked, best, needed, limit, backend.name, source.how)
 
 

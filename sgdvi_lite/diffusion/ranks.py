@@ -23,23 +23,20 @@ class Ranks:
     def __init__(self, group: dist.ProcessGroup | None, n: int):
         self.group = group
         self.size, rank = (1, 0) if group is None else (dist.get_world_size(group), dist.get_rank(group))
-        self.counts = self._all(n)
+        self.counts = self.collect(n)
         self.total, self.first = sum(self.counts), sum(self.counts[:rank])
 
-    def _all(self, value: object) -> list:
+    def collect(self, value: object) -> list:
+        """The values of all ranks, on each of them."""
         values = [value] * self.size
         if self.group is not None:
             dist.all_gather_object(values, value, group=self.group)
         return values
 
-    def smallest(self, value: int) -> int:
-        """The smallest of the values of all ranks."""
-        return min(self._all(value))
-
     def agree(self, **values: object) -> None:
         """Raise on every rank unless each of the named values is the same on all of them."""
         for name, value in values.items():
-            texts = list(map(str, self._all(value)))
+            texts = list(map(str, self.collect(value)))
             if len(set(texts)) > 1:
                 raise ValueError(
                     f"{name} differs between the ranks of the group: {', '.join(texts)} on ranks 0 to {self.size - 1}; "

@@ -1,7 +1,5 @@
 """The back-end ``recomputed``: no matrix at all, the gradients are computed anew, chunk by chunk, for every product."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -10,9 +8,9 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from sgdvi_lite._storage.checkpoints import NOTHING
 from sgdvi_lite.diffusion.base import BLOCK, Backend, Gradients, norm
 from sgdvi_lite.diffusion.dense import Dense
-from sgdvi_lite.diffusion.keeping import NOTHING
 from sgdvi_lite.gradients.source import Source
 
 
@@ -33,7 +31,7 @@ class Recomputed(Backend):
         return 4 * source.chunk * source.d * source.like.element_size()
 
     @classmethod
-    def build(cls, gradients: Gradients) -> Recomputed:
+    def build(cls, gradients: Gradients) -> "Recomputed":
         """Two passes: the mean, then the trace."""
         source, ranks, states = gradients.source, gradients.ranks, gradients.states
         buffer = source.like.new_empty(source.chunk, source.d)
@@ -48,16 +46,10 @@ class Recomputed(Backend):
 
         mean = average("mean", lambda G: G.sum(0))
         trace = average("trace", lambda G: G.sub_(mean).double().square().sum())
-        return cls(source.d, source.like, gradients, buffer, mean, trace.item())
-
-    @property
-    def noise_size(self) -> int:
-        """Number of examples."""
-        return self.gradients.ranks.total
+        return cls(source.d, source.like, ranks.total, gradients, buffer, mean, trace.item())
 
     def _centred(self) -> Iterator[Tensor]:
-        chunks = self.gradients.source.chunks(self.gradients.progress, self.buffer)
-        return (G.sub_(self.mean) for G in chunks)
+        return (G.sub_(self.mean) for G in self.gradients.source.chunks(self.gradients.progress, self.buffer))
 
     def matmul(self, V: Tensor) -> Tensor:
         """Product ``D V`` by one pass."""

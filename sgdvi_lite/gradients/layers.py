@@ -5,15 +5,13 @@ output and of its input ``a``, to which a bias adds a constant 1. Kept as two fa
 instead of ``out * in``, and inner products of gradients cost as much less. Convolutions and batch-norm give rows.
 """
 
-from __future__ import annotations
-
 import math
+from collections.abc import Callable
+from contextlib import ExitStack
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.func import vmap
-from torch.nn.functional import cross_entropy
 from torch.nn.grad import conv2d_weight
 
 
@@ -26,7 +24,7 @@ class Rows(NamedTuple):
         """Write the gradients into ``out (n, w)``."""
         out.copy_(self.rows)
 
-    def add_gram(self, other: Rows, K: Tensor) -> None:
+    def add_gram(self, other: "Rows", K: Tensor) -> None:
         """Add the inner products with the gradients of other examples to ``K (n, n')``."""
         K.addmm_(self.rows, other.rows.T)
 
@@ -47,10 +45,9 @@ class Outer(NamedTuple):
 
     def write(self, out: Tensor) -> None:
         """Write the gradients into ``out (n, w)``."""
-        shape = (self.delta.shape[1], self.a.shape[1])
-        torch.mul(self.delta[:, :, None], self.a[:, None, :], out=out.unflatten(1, shape))
+        torch.mul(self.delta[:, :, None], self.a[:, None, :], out=out.unflatten(1, (self.delta.shape[1], -1)))
 
-    def add_gram(self, other: Outer, K: Tensor) -> None:
+    def add_gram(self, other: "Outer", K: Tensor) -> None:
         """Add the inner products with the gradients of other examples to ``K (n, n')``."""
         K.addcmul_(self.delta @ other.delta.T, self.a @ other.a.T)
 
@@ -62,22 +59,20 @@ class Outer(NamedTuple):
 
     def transposed_matmul(self, U: Tensor) -> Tensor:
         """Sums (w, m) of the gradients, weighted by the columns of ``U (n, m)``."""
-        n, m = U.shape
-        weighted = (self.a[:, :, None] * U[:, None, :]).view(n, -1)
-        return (self.delta.T @ weighted).view(-1, m)
+        weighted = (self.a[:, :, None] * U[:, None, :]).flatten(1)
+        return (self.delta.T @ weighted).view(-1, U.shape[1])
 
 
-Part = Rows | Outer
-"""Gradients of n examples for the weights of one parameter: one tensor (n, w), or two factors."""
+Part = Rows | Outer  # gradients of n examples for the weights of one parameter: one tensor (n, w), or two factors
 
 
-def width(part: Part) -> int:
-    """Number of weights."""
-    return math.prod(tensor.shape[1] for tensor in part)
+def widths(parts: list[Part]) -> list[int]:
+    """Number of weights of each part."""
+    return [math.prod(tensor.shape[1] for tensor in part) for part in parts]
 
 
 def unknown_layer(model: nn.Module) -> str | None:
-    """Why :class:`LayerGradients` cannot be used for a network: the layer that it does not know, or ``None``."""
+    """Why :func:`layer_by_layer` cannot be used for a network: the layer that it does not know, or ``None``."""
     seen: set[int] = set()
     for name, layer in model.named_modules():
         title = f"{type(layer).__name__} {name!r}"
@@ -94,41 +89,36 @@ def unknown_layer(model: nn.Module) -> str | None:
 
 
 def _is_known(layer: nn.Module) -> bool:
-    plain = not isinstance(layer, nn.Conv2d) or (
-        layer.groups == 1 and layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
-    )
-    return type(layer) in KNOWN and plain
+    if type(layer) is nn.Conv2d:
+        return layer.groups == 1 and layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
+    return type(layer) in KNOWN
 
 
-class LayerGradients:
-    """Per-example gradients of one network with respect to all its trainable weights; see :func:`unknown_layer`."""
+def layer_by_layer(model: nn.Module, loss) -> Callable[[Tensor, Tensor], list[Part]]:
+    """The fast path: gradients of each example with respect to all trainable weights; see :func:`unknown_layer`."""
+    layers = [m for m in model.modules() if any(p.requires_grad for p in m.parameters(recurse=False))]
 
-    def __init__(self, model: nn.Module, loss):
-        self.model, self.loss = model, loss
-        self.layers = [m for m in model.modules() if any(p.requires_grad for p in m.parameters(recurse=False))]
-
-    def __call__(self, x: Tensor, y: Tensor) -> list[Part]:
-        """Gradients of each example, for the weights in the order of ``model.parameters()``."""
+    def of_each(x: Tensor, y: Tensor) -> list[Part]:
+        """For the weights in the order of ``model.parameters()``."""
         calls: list[tuple[nn.Module, Tensor, Tensor]] = []
-        hooks = [layer.register_forward_hook(lambda m, i, o: calls.append((m, i[0], o))) for layer in self.layers]
-        try:
-            with torch.enable_grad():
-                total = _sum_of_losses(self.loss, self.model(x), y)
-        finally:
-            for hook in hooks:
-                hook.remove()
+        with ExitStack() as hooks, torch.enable_grad():
+            for layer in layers:
+                hooks.enter_context(layer.register_forward_hook(lambda m, i, o: calls.append((m, i[0], o))))
+            total = _sum_of_losses(loss, model(x), y)
         deltas = torch.autograd.grad(total, [output for _, _, output in calls])
         passed = {layer: (a.detach(), delta) for (layer, a, _), delta in zip(calls, deltas, strict=True)}
-        if len(calls) != len(self.layers) or len(passed) != len(self.layers):
+        if len(calls) != len(layers) or len(passed) != len(layers):
             raise NotImplementedError("a layer is not used exactly once")
-        return [part for layer in self.layers for part in KNOWN[type(layer)](layer, *passed[layer])]
+        return [part for layer in layers for part in KNOWN[type(layer)](layer, *passed[layer])]
+
+    return of_each
 
 
 def _sum_of_losses(loss, output: Tensor, y: Tensor) -> Tensor:
     """Each example counts as a batch of its own. For cross entropy torch adds them up itself, and faster."""
-    if loss is cross_entropy:
-        return cross_entropy(output, y, reduction="sum")
-    return vmap(loss)(output[:, None], y[:, None]).sum()
+    if loss is nn.functional.cross_entropy:
+        return loss(output, y, reduction="sum")
+    return torch.func.vmap(loss)(output[:, None], y[:, None]).sum()
 
 
 def _linear(layer: nn.Linear, a: Tensor, delta: Tensor) -> list[Part]:
@@ -152,16 +142,15 @@ def _batch_norm(layer: nn.modules.batchnorm._BatchNorm, a: Tensor, delta: Tensor
     return [Rows(weight), Rows(bias)]
 
 
+# Layers whose gradients are computed here, and how: from their input and the gradient at their output.
 KNOWN = {nn.Linear: _linear, nn.Conv2d: _conv2d, nn.BatchNorm1d: _batch_norm, nn.BatchNorm2d: _batch_norm}
-"""Layers whose gradients are computed here, and how: from their input and the gradient at their output."""
 
 
 @torch.no_grad()
 def rows(parts: list[Part], out: Tensor | None = None) -> Tensor:
-    """The gradients (n, d) that the parts stand for, written into ``out`` if given."""
-    widths = list(map(width, parts))
-    if out is None:
-        out = parts[0][0].new_empty(len(parts[0][0]), sum(widths))
-    for part, columns in zip(parts, out.split(widths, dim=1), strict=True):
+    """The gradients (n, d) that the parts stand for, written into the first rows of ``out`` if given."""
+    like, n = parts[0][0], len(parts[0][0])
+    out = like.new_empty(n, sum(widths(parts))) if out is None else out[:n]
+    for part, columns in zip(parts, out.split(widths(parts), dim=1), strict=True):
         part.write(columns)
     return out

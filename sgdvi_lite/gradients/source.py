@@ -10,18 +10,16 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from tqdm.auto import tqdm
 
-from sgdvi_lite import _checks
-from sgdvi_lite.gradients import layers
-from sgdvi_lite.gradients.layers import Part, Rows
+from sgdvi_lite import _checks, nets
+from sgdvi_lite.gradients.layers import Part, Rows, layer_by_layer, rows, unknown_layer
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 CHUNK_BYTES = {"cpu": 32 * 2**20, "cuda": 512 * 2**20}
 """Default bound on the size of one chunk of gradients, in bytes: small enough for the caches, large enough to share
 the overhead of a pass."""
-CHUNK_ROWS = 4096
-"""Gradients in one chunk of a given array, which takes no memory of its own."""
+CHUNK_ROWS = 4096  # gradients in one chunk of a given array, which takes no memory of its own
+# Layers in which the examples of a batch are mixed, or noise is added, in training mode.
 MIXING = nn.modules.batchnorm._BatchNorm | nn.modules.dropout._DropoutNd
-"""Layers in which the examples of a batch are mixed, or noise is added, in training mode."""
 
 
 class Source:
@@ -50,8 +48,7 @@ class Source:
         self, progress: bool = False, out: Tensor | None = None, first: int = 0
     ) -> Iterator[Float[Tensor, "n d"]]:
         """Iterate over the gradients as rows; written into ``out (chunk, d)``, one chunk over the other, if given."""
-        for parts in self.parts(progress, first):
-            yield layers.rows(parts, None if out is None else out[: len(parts[0][0])])
+        return (rows(parts, out) for parts in self.parts(progress, first))
 
 
 class Given(Source):
@@ -67,7 +64,7 @@ class Given(Source):
 
     def parts(self, progress: bool = False, first: int = 0) -> Iterator[list[Part]]:
         """Iterate over the gradients from ``first`` on, ``chunk`` at a time, as they are."""
-        return ([Rows(rows)] for rows in self._gradients[first:].split(self.chunk))
+        return ([Rows(block)] for block in self._gradients[first:].split(self.chunk))
 
 
 class Network(Source):
@@ -80,6 +77,8 @@ class Network(Source):
 
     Attributes
     ----------
+    model, loss, x, y
+        As given.
     how : str
         ``layer by layer``, or why the general path is taken.
 
@@ -97,24 +96,22 @@ class Network(Source):
         _check(model, loss, x, y)
         if chunk is not None:
             _checks.count("chunk", chunk)
-        weights = [p for p in model.parameters() if p.requires_grad]
-        self.N, self.like = len(x), x.new_empty(0)
-        self.d = sum(p.numel() for p in weights)
+        self.N, self.d, self.like = len(x), nets.count_parameters(model), x.new_empty(0)
         bound = CHUNK_BYTES.get(x.device.type, CHUNK_BYTES["cpu"])
         self.chunk = min(self.N, chunk or max(1, bound // (self.d * x.element_size())))
-        self._x, self._y = x, y
-        self._compute = layers.LayerGradients(model, loss)
-        reason = layers.unknown_layer(model) or self._doubt(lambda x, y: _one_by_one(model, weights, loss, x, y))
+        self.model, self.loss, self.x, self.y = model, loss, x, y
+        self._compute = layer_by_layer(model, loss)
+        reason = unknown_layer(model) or self._doubt()
         self.how = f"vmap, since {reason}" if reason else "layer by layer"
         if reason:
             self._compute, self.widths = _batched(model, loss), (self.d,)
 
-    def _doubt(self, slow: Callable[[Tensor, Tensor], Tensor]) -> str | None:
+    def _doubt(self) -> str | None:
         """Why the fast path is not taken: two examples have to confirm it."""
-        x, y = self._x[:2], self._y[:2]
+        x, y = self.x[:2], self.y[:2]
         try:
-            exact, parts = slow(x, y), self._compute(x, y)
-            error = (layers.rows(parts) - exact).abs().max()
+            exact, parts = _one_by_one(self.model, self.loss, x, y), self._compute(x, y)
+            error = (rows(parts) - exact).abs().max()
         except RuntimeError as fault:  # if it is the network's, the general path meets it too
             return str(fault)
         self.widths = tuple(tensor.shape[1] for part in parts for tensor in part)
@@ -126,7 +123,7 @@ class Network(Source):
         options = {"desc": "gradients", "unit": "example", "disable": not progress, "leave": False}
         with tqdm(total=self.N, initial=first, **options) as bar:
             for start in range(first, self.N, self.chunk):
-                x, y = (t[start : start + self.chunk] for t in (self._x, self._y))
+                x, y = (t[start : start + self.chunk] for t in (self.x, self.y))
                 parts = self._compute(x, y)
                 for tensor in (tensor for part in parts for tensor in part):
                     _checks.finite("gradients", tensor, first=start)
@@ -134,21 +131,20 @@ class Network(Source):
                 bar.update(len(x))
 
 
-def _one_by_one(model: nn.Module, weights: list[nn.Parameter], loss: Loss, x: Tensor, y: Tensor) -> Tensor:
+def _one_by_one(model: nn.Module, loss: Loss, x: Tensor, y: Tensor) -> Tensor:
     """Gradients (n, d) by a backward pass for each example."""
+    weights = [p for p in model.parameters() if p.requires_grad]
     values = (loss(model(x[k : k + 1]), y[k : k + 1]) for k in range(len(x)))
-    rows = (torch.autograd.grad(value, weights) for value in values)
-    return torch.stack([torch.cat([g.reshape(-1) for g in row]) for row in rows])
+    gradients = (torch.autograd.grad(value, weights) for value in values)
+    return torch.stack([torch.cat([g.reshape(-1) for g in row]) for row in gradients])
 
 
 def _batched(model: nn.Module, loss: Loss) -> Callable[[Tensor, Tensor], list[Part]]:
     """The general path: gradients of each example for any network."""
     weights = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
-    fixed = {name: t.detach() for name, t in model.named_parameters() if not t.requires_grad}
-    fixed |= dict(model.named_buffers())
 
     def of_one(weights: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
-        return loss(functional_call(model, (weights, fixed), (x[None],)), y[None])
+        return loss(functional_call(model, weights, (x[None],)), y[None])
 
     def of_each(x: Tensor, y: Tensor) -> list[Part]:
         gradients = vmap(grad(of_one), in_dims=(None, 0, 0))(weights, x, y)
@@ -207,35 +203,18 @@ def per_example_gradients(
     source = Network(model, loss, x, y, chunk)
     out = source.like.new_empty(source.N, source.d)
     for block, parts in zip(out.split(source.chunk), source.parts(progress), strict=True):
-        layers.rows(parts, block)
+        rows(parts, block)
     return out
 
 
 def _check(model: nn.Module, loss: Loss, x: Tensor, y: Tensor) -> None:
     _checks.same_length("x", x, "y", y)
-    _check_mode(model)
-    _check_match(model, x)
-    with torch.no_grad():
-        output = model(x[:1])
-    if not y.is_floating_point() and output.ndim == 2:
-        _check_labels(y, output.shape[1])
-    value = loss(output, y[:1])
-    if value.ndim != 0:
-        raise ValueError(
-            f"loss: gave shape {tuple(value.shape)} for a batch of one; expected a scalar; use reduction='mean'"
-        )
-
-
-def _check_mode(model: nn.Module) -> None:
     for name, layer in model.named_modules():
         if isinstance(layer, MIXING) and layer.training:
             raise ValueError(
                 f"model: {type(layer).__name__} {name!r} is in training mode, where examples are mixed; "
                 "call model.eval() first"
             )
-
-
-def _check_match(model: nn.Module, x: Tensor) -> None:
     weight = next((p for p in model.parameters() if p.requires_grad), None)
     if weight is None:
         raise ValueError("model: has no trainable weights; set requires_grad on at least one")
@@ -244,6 +223,13 @@ def _check_match(model: nn.Module, x: Tensor) -> None:
             f"x is {x.dtype} on {x.device}, the model {weight.dtype} on {weight.device}: expected the same; "
             "convert one with .to(dtype=..., device=...)"
         )
+    with torch.no_grad():
+        output = model(x[:1])
+    if not y.is_floating_point() and output.ndim == 2:
+        _check_labels(y, output.shape[1])
+    shape = tuple(loss(output, y[:1]).shape)
+    if shape != ():
+        raise ValueError(f"loss: gave shape {shape} for a batch of one; expected a scalar; use reduction='mean'")
 
 
 def _check_labels(y: Tensor, classes: int) -> None:

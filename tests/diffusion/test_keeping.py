@@ -214,7 +214,7 @@ def test_a_folder_with_other_files_and_a_group_are_refused(tmp_path):
         DiffusionMatrix.from_model(*network_problem("tiny-fc", 5), folder=tmp_path)
     model, loss, x, y = network_problem("tiny-fc", 5)
     with pytest.raises(ValueError, match="with a group: the work of several ranks is not kept; leave one out"):
-        keeping.of_network(tmp_path / "new", model, loss, x, y, chunk=5, group=object())
+        keeping.of_network(tmp_path / "new", gradients.Network(model, loss, x, y, 5), group=object())
 
 
 def test_gram_keeps_nothing(tmp_path, at_once):
