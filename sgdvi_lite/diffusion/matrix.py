@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from operator import attrgetter
 from pathlib import Path
 
 import torch
@@ -32,10 +33,6 @@ class DiffusionMatrix:
     ----------
     N : int
         Number of examples.
-    shape : tuple of int
-        ``(d, d)``.
-    dtype, device
-        Those of the gradients.
     backend : str
         The back-end in use: ``dense`` stores ``(d, d)``; ``gram`` stores ``(N, N)`` and the gradients, those of linear
         layers as factors; ``recomputed`` stores neither and computes the gradients anew for each product.
@@ -54,6 +51,11 @@ class DiffusionMatrix:
     (1.0, 1, 'dense')
     """
 
+    backend = property(attrgetter("_backend.name"), doc="Name of the back-end in use.")
+    shape = property(lambda self: (self._backend.d, self._backend.d), doc="``(d, d)``.")
+    dtype = property(attrgetter("_backend.like.dtype"), doc="That of the gradients.")
+    device = property(attrgetter("_backend.like.device"), doc="That of the gradients.")
+
     def __init__(self, gradients: Gradients, backend: str, memory: float | None):
         source, ranks = gradients.source, gradients.ranks
         backend = plans.ALIASES.get(backend, backend)
@@ -63,9 +65,7 @@ class DiffusionMatrix:
         ranks.agree(d=source.d, dtype=source.like.dtype, backend=backend)
         limit = min(ranks.collect(int(memory or plans.available(source.like.device))))  # all ranks choose alike
         plan = plans.choose(backend, source, ranks.total, limit)
-        self.N, self.shape = ranks.total, (source.d, source.d)
-        self.dtype, self.device = source.like.dtype, source.like.device
-        self.backend = plan.backend
+        self.N = ranks.total
         self._backend = plans.BACKENDS[plan.backend].build(gradients)
         self._eigenvalues = Eigenvalues(self._backend, plan, gradients.progress, gradients.states)
 

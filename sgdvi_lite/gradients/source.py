@@ -39,7 +39,7 @@ class Source:
     chunk : int
         Examples at a time.
     widths : tuple of int
-        How many numbers :meth:`parts` holds for one example, one entry for each tensor.
+        How many numbers ``parts`` holds for one example, one entry for each tensor.
     how : str
         How they are computed.
     """

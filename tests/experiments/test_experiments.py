@@ -332,10 +332,14 @@ def test_the_command_line_says_what_is_wrong(arguments, message, tmp_path, capsy
 
 
 def test_a_rank_that_all_stored_eigenvalues_reach_is_a_lower_bound():
-    spectrum = np.zeros((1, 3)) + [[3.0, 2.0, 1.0]]
-    arrays = {"epoch": [1], "eigenvalues": spectrum, "d": 50, "N": 40, "train_error": [0], "test_error": [0]}
-    arrays |= {"trace": [6.0], "frobenius": [14**0.5]}
-    shown = lambda **change: reports.table(results.Result(arrays | change, {"experiment": "spectrum"})).rows[0][4]  # noqa: E731
-    assert shown() == "≥ 6.00%"
-    assert shown(eigenvalues=np.append(spectrum, [[0.0]], 1)) == "6.00%"
-    assert shown(N=4) == "6.00%"
+    spectrum = np.array([[3.0, 2.0, 1.0]])
+    numbers = {"epoch": [1], "train_error": [0], "test_error": [0], "d": 50, "trace": [6.0], "frobenius": [14**0.5]}
+
+    def shown(eigenvalues, N):
+        arrays = numbers | {"eigenvalues": eigenvalues, "N": N}
+        result = results.Result({name: np.asarray(value) for name, value in arrays.items()}, {"experiment": "spectrum"})
+        return reports.table(result).rows[0][4]
+
+    assert shown(spectrum, 40) == "≥ 6.00%"
+    assert shown(np.append(spectrum, [[0.0]], 1), 40) == "6.00%"
+    assert shown(spectrum, 4) == "6.00%"
