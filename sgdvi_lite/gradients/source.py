@@ -73,12 +73,10 @@ class Network(Source):
     Parameters
     ----------
     model, loss, x, y, chunk
-        As in :func:`chunks`, with the same errors.
+        As in :func:`chunks`, with the same errors; the first four stay as attributes.
 
     Attributes
     ----------
-    model, loss, x, y
-        As given.
     how : str
         ``layer by layer``, or why the general path is taken.
 
