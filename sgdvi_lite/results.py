@@ -122,9 +122,8 @@ def load(path: str | Path) -> Result:
         If the file is no result: not an ``.npz``, damaged, or without provenance.
     """
     if not Path(path).is_file():
-        raise FileNotFoundError(
-            f"path = {str(path)!r}: no such file; `python -m sgdvi_lite list` shows the saved results"
-        )
+        fault = f"path = {str(path)!r}: no such file; `python -m sgdvi_lite list` shows the saved results"
+        raise FileNotFoundError(fault)
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}

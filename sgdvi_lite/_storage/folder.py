@@ -72,9 +72,8 @@ class Folder:
         try:
             self._lock.acquire(blocking=False)
         except Timeout as error:
-            raise BlockingIOError(
-                f"folder = {str(self.path)!r}: another process {kind.doing} there; wait for its end"
-            ) from error
+            fault = f"folder = {str(self.path)!r}: another process {kind.doing} there; wait for its end"
+            raise BlockingIOError(fault) from error
         self.header = self._find(identity)
         if not self.header:
             self.header = {"format": FORMAT} | identity | (note or {})
