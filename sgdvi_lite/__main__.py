@@ -88,8 +88,7 @@ def _list(*, out: str) -> None:
 
 def _show(*, result: str) -> None:
     saved = results.load(Path(result))
-    print(f"{registry.table(saved)}\n")
-    print(json.dumps(saved.provenance, indent=2))
+    print(registry.table(saved), json.dumps(saved.provenance, indent=2), sep="\n\n")
 
 
 def main(argv: list[str] | None = None) -> int:

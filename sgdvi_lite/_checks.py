@@ -7,10 +7,15 @@ import torch
 from torch import Tensor
 
 
+def require(good: object, text: str) -> None:
+    """Raise an error with this text unless what was asked is ``good``."""
+    if not good:
+        raise ValueError(text)
+
+
 def argument(name: str, value: object, good: object, allowed: str) -> None:
     """Raise unless the value of an argument is ``good``."""
-    if not good:
-        raise ValueError(f"{name} = {value}: expected {allowed}")
+    require(good, f"{name} = {value}: expected {allowed}")
 
 
 def positive(name: str, value: float) -> None:
@@ -40,8 +45,7 @@ def count(name: str, value: object, low: int = 1, high: int | None = None, remed
 def momentum(value: float, nesterov: bool) -> None:
     """Raise unless the momentum is in [0, 1), and above 0 for Nesterov's."""
     argument("momentum", value, 0 <= value < 1, "a number in [0, 1)")
-    if nesterov and not value:
-        raise ValueError("nesterov = True with momentum = 0: expected a momentum > 0, or nesterov = False")
+    require(value or not nesterov, "nesterov = True with momentum = 0: expected a momentum > 0, or nesterov = False")
 
 
 def one_of(name: str, value: str, allowed) -> None:
@@ -49,16 +53,14 @@ def one_of(name: str, value: str, allowed) -> None:
     argument(name, repr(value), value in allowed, f"one of {', '.join(allowed)}")
 
 
-def shape(name: str, value: Sequence[int], good: object, allowed: str) -> None:
-    """Raise unless the shape of an array, its ``value``, is ``good``."""
-    if not good:
-        raise ValueError(f"{name} has shape {tuple(value)}: expected {allowed}")
+def shape(name: str, value: Sequence[int], good: object, allowed: str, verb: str = "has") -> None:
+    """Raise unless the shape of an array, its ``value``, is ``good``; the ``verb`` of a function is ``gave``."""
+    require(good, f"{name} {verb} shape {tuple(value)}: expected {allowed}")
 
 
 def eigenvalue(name: str, smallest: float, good: object, allowed: str) -> None:
     """Raise unless the smallest eigenvalue of a matrix is ``good``."""
-    if not good:
-        raise ValueError(f"{name} has the eigenvalue {smallest:.3g}: expected all {allowed}")
+    require(good, f"{name} has the eigenvalue {smallest:.3g}: expected all {allowed}")
 
 
 def device(name: str) -> None:
@@ -71,10 +73,8 @@ def device(name: str) -> None:
 
 def same_length(x_name: str, x: Tensor, y_name: str, y: Tensor) -> None:
     """Raise unless both have the same, non-zero number of examples."""
-    if len(x) == 0 or len(x) != len(y):
-        raise ValueError(
-            f"{x_name} has {len(x)} examples and {y_name} has {len(y)}: expected the same number, at least 1"
-        )
+    good = 0 < len(x) == len(y)
+    require(good, f"{x_name} has {len(x)} examples and {y_name} has {len(y)}: expected the same number, at least 1")
 
 
 def finite(name: str, value: Tensor, first: int = 0) -> None:
@@ -89,10 +89,8 @@ def finite(name: str, value: Tensor, first: int = 0) -> None:
 
 def rows(name: str, value: Tensor, expected: str) -> None:
     """Raise unless ``value`` is a matrix, not empty, of finite floats."""
-    if value.ndim != 2 or min(value.shape) < 1 or not value.is_floating_point():
-        raise ValueError(
-            f"{name} has shape {tuple(value.shape)} and {value.dtype}: expected floats of shape {expected}"
-        )
+    good = value.ndim == 2 and min(value.shape) >= 1 and value.is_floating_point()
+    require(good, f"{name} has shape {tuple(value.shape)} and {value.dtype}: expected floats of shape {expected}")
     finite(name, value)
 
 

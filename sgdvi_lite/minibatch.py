@@ -60,6 +60,5 @@ def temperature(lr: float, b: int, N: int | None = None, replacement: bool = Tru
     0.0625
     """
     _checks.positive("lr", lr)
-    if N is None and not replacement:
-        raise ValueError("N = None: expected the number of examples, since replacement=False")
+    _checks.argument("N", N, N is not None or replacement, "the number of examples, since replacement=False")
     return lr / 2 * minibatch_factor(b if N is None else N, b, replacement)

@@ -113,8 +113,7 @@ def build(
     13338
     """
     _checks.one_of("name", name, NETWORKS)
-    if norm not in NORMS:
-        raise ValueError(f"norm = {norm!r}: expected 'batch', 'group' or None")
+    _checks.argument("norm", repr(norm), norm in NORMS, "'batch', 'group' or None")
     _checks.count("classes", classes, low=2)
     if len(in_shape) != 3 or min(in_shape) < 1:
         raise ValueError(f"in_shape = {in_shape}: expected three positive sizes (channels, height, width)")
@@ -158,8 +157,7 @@ def set_flat_parameters(model: nn.Module, vector: Tensor) -> None:
         If the vector's shape is not ``(d,)``.
     """
     d = count_parameters(model)
-    if vector.shape != (d,):
-        raise ValueError(f"vector has shape {tuple(vector.shape)}: expected ({d},), the network's number of weights")
+    _checks.shape("vector", vector.shape, vector.shape == (d,), f"({d},), the network's number of weights")
     trainable = [p for p in model.parameters() if p.requires_grad]
     for p, part in zip(trainable, vector.split([p.numel() for p in trainable]), strict=True):
         p.copy_(part.view_as(p))

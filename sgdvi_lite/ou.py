@@ -201,10 +201,8 @@ def _check_matrices(F: Tensor, D: Tensor) -> None:
         if M.dtype != torch.float64:
             raise ValueError(f"{name} is {M.dtype}: expected torch.float64; convert it with .double()")
         _check_finite(name, M)
-    if F.shape != D.shape or F.device != D.device:
-        raise ValueError(
-            f"F has shape {tuple(F.shape)} on {F.device}, D {tuple(D.shape)} on {D.device}: expected the same of both"
-        )
+    fault = f"F has shape {tuple(F.shape)} on {F.device}, D {tuple(D.shape)} on {D.device}: expected the same of both"
+    _checks.require(F.shape == D.shape and F.device == D.device, fault)
     size = D.abs().amax((-1, -2), keepdim=True)
     if bool(((D - D.mT).abs() > 1e-10 * size).any()):
         raise ValueError(f"D is not symmetric: it differs from its transpose by {(D - D.mT).abs().max().item():.3g}")
@@ -214,8 +212,7 @@ def _check_matrices(F: Tensor, D: Tensor) -> None:
 
 
 def _check_finite(name: str, M: Tensor) -> None:
-    if not bool(torch.isfinite(M).all()):
-        raise ValueError(f"{name} has a NaN or an infinity: expected finite entries")
+    _checks.require(torch.isfinite(M).all(), f"{name} has a NaN or an infinity: expected finite entries")
 
 
 def _check_pairs(rates: Tensor) -> None:

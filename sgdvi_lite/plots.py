@@ -15,21 +15,14 @@ COLOURS = ("#0072b2", "#b84a00", "#007a5a", "#a3527f", "#8a6d00")
 STYLE = {
     "figure.figsize": (6.4, 3.6),
     "figure.constrained_layout.use": True,
-    "figure.facecolor": "none",
-    "axes.facecolor": "none",
-    "savefig.facecolor": "none",
+    **dict.fromkeys(("figure.facecolor", "axes.facecolor", "savefig.facecolor"), "none"),
     "savefig.transparent": True,
     "axes.prop_cycle": f"cycler('color', {list(COLOURS)})",
-    "axes.edgecolor": INK,
-    "axes.labelcolor": INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
+    **dict.fromkeys(("axes.edgecolor", "axes.labelcolor", "text.color", "xtick.color", "ytick.color"), INK),
+    **dict.fromkeys(("axes.spines.top", "axes.spines.right"), False),
     "axes.linewidth": 0.8,
     "axes.titlesize": 12,
     "axes.titlelocation": "left",
-    "text.color": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
     "lines.linewidth": 1.8,
     "font.family": "STIXGeneral",
     "mathtext.fontset": "stix",
@@ -81,8 +74,7 @@ def spectrum(ax: Axes, eigenvalues: np.ndarray, text: str, **line) -> Axes:
 def threshold(ax: Axes, value: float, label: str) -> Axes:
     """Draw a dashed horizontal line with its label at the left end, such as the rank's threshold."""
     ax.axhline(value, color=GREY, linestyle=(0, (4, 3)), linewidth=1)
-    left = ("axes fraction", "data")
-    _label(ax, label, (0.01, value), (0, -3), xycoords=left, va="top", color=GREY, fontsize=10)
+    _label(ax, label, (0.01, value), (0, -3), xycoords=("axes fraction", "data"), va="top", color=GREY, fontsize=10)
     return ax
 
 

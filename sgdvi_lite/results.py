@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from sgdvi_lite import _checks
 from sgdvi_lite._storage.files import write_atomically
 
 _PACKAGES = ("sgdvi_lite", "torch", "numpy", "scipy", "scikit-learn")
@@ -99,11 +100,9 @@ def save(path: str | Path, arrays: dict[str, np.ndarray], provenance: dict) -> P
     ValueError
         If the name has another ending, an array holds objects, or the provenance lacks a field.
     """
-    if Path(path).suffix != ".npz":
-        raise ValueError(f"path = {str(path)!r}: expected a name that ends in .npz")
+    _checks.argument("path", repr(str(path)), Path(path).suffix == ".npz", "a name that ends in .npz")
     missing = [name for name in _REQUIRED if name not in provenance]
-    if missing:
-        raise ValueError(f"provenance lacks {missing}: make it with results.provenance")
+    _checks.require(not missing, f"provenance lacks {missing}: make it with results.provenance")
     arrays = {name: np.asarray(array) for name, array in arrays.items()}
     objects = [name for name, array in arrays.items() if array.dtype.hasobject]
     if objects or "provenance" in arrays:
@@ -123,9 +122,8 @@ def load(path: str | Path) -> Result:
         If the file is no result: not an ``.npz``, damaged, or without provenance.
     """
     if not Path(path).is_file():
-        raise FileNotFoundError(
-            f"path = {str(path)!r}: no such file; `python -m sgdvi_lite list` shows the saved results"
-        )
+        fault = f"path = {str(path)!r}: no such file; `python -m sgdvi_lite list` shows the saved results"
+        raise FileNotFoundError(fault)
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}

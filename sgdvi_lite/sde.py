@@ -127,11 +127,9 @@ def _stepper(drift: Field, noise, x0: Tensor, dt: float, generator: torch.Genera
 def _check_fields(drift: Field, noise, x0: Tensor) -> None:
     n, d = x0.shape
     force = drift(x0)
-    if force.shape != x0.shape:
-        raise ValueError(f"drift gave shape {tuple(force.shape)}: expected {tuple(x0.shape)}")
+    _checks.shape("drift", force.shape, force.shape == x0.shape, f"{tuple(x0.shape)}", verb="gave")
     if callable(noise):
         shape, allowed = tuple(noise(x0).shape), [(n, 1), (n, d), (n, d, d)]
-        if shape not in allowed:
-            raise ValueError(f"noise gave shape {shape}: expected one of {allowed}")
-    elif isinstance(noise, Tensor) and noise.ndim and noise.shape != (d, d):
-        raise ValueError(f"noise has shape {tuple(noise.shape)}: expected a number or ({d}, {d})")
+        _checks.shape("noise", shape, shape in allowed, f"one of {allowed}", verb="gave")
+    elif isinstance(noise, Tensor):
+        _checks.shape("noise", noise.shape, noise.shape in ((), (d, d)), f"a number or ({d}, {d})")

@@ -127,15 +127,13 @@ def _tenth(match: re.Match[str]) -> str:
 
 
 def _check(frames, labels, alt, title, start, seconds) -> None:
-    if len(frames) < 2:
-        raise ValueError(f"frames has {len(frames)} drawings: expected at least 2; one drawing is a figure")
+    _checks.require(len(frames) > 1, f"frames has {len(frames)} drawings: expected at least 2; one drawing is a figure")
     for name, texts in (("labels", labels), ("alt", alt)):
         if isinstance(texts, str) or len(texts) != len(frames):
             raise ValueError(f"{name} has {len(texts)} texts: expected a list of {len(frames)}, one for each frame")
         if not all(text.strip() for text in texts):
             raise ValueError(f"{name} has an empty text: expected what each frame shows")
-    if not title.strip():
-        raise ValueError("title is empty: expected the slider's name, which a screen reader announces")
+    _checks.require(title.strip(), "title is empty: expected the slider's name, which a screen reader announces")
     if not all("<svg" in frame for frame in frames):
         raise ValueError("frames has a text without an <svg> element: expected SVG, or a Matplotlib figure")
     _checks.count("start", start, low=0, high=len(frames) - 1)

@@ -1,11 +1,14 @@
 """A folder that outlives a process: what is computed in it, by whom at present, and how far that came.
 
 A header in JSON tells what is computed; a lock says who does it; each named state is a file that is replaced whole.
+States of a long computation are written now and then, so that the same call goes on from there.
 """
 
 import json
 import math
 import time
+import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import repeat
 from pathlib import Path
@@ -21,6 +24,8 @@ FORMAT = 1  # of headers and states; a header without one, as recordings had at 
 LOCK = ".lock"
 # The stopwatch's seconds in a state; one written before there was a stopwatch has none and counts as 0.
 SPENT = "spent"
+SECONDS = 60  # between two checkpoints lie at least so many seconds
+SHARE = 20  # between two checkpoints lies at least so many times what writing the last one took
 
 
 @dataclass(frozen=True)
@@ -67,9 +72,8 @@ class Folder:
         try:
             self._lock.acquire(blocking=False)
         except Timeout as error:
-            raise BlockingIOError(
-                f"folder = {str(self.path)!r}: another process {kind.doing} there; wait for its end"
-            ) from error
+            fault = f"folder = {str(self.path)!r}: another process {kind.doing} there; wait for its end"
+            raise BlockingIOError(fault) from error
         self.header = self._find(identity)
         if not self.header:
             self.header = {"format": FORMAT} | identity | (note or {})
@@ -133,6 +137,42 @@ class Stopwatch:
     def seconds(self) -> float:
         """What earlier processes took, and this one so far."""
         return self.before + time.monotonic() - self._began
+
+
+class Checkpoints:
+    """Named states in a folder, of tensors on a device; a writing that fails costs a warning, not the work.
+
+    Without a folder nothing is kept, and every computation begins at its beginning.
+    """
+
+    def __init__(self, folder: Folder | None = None, device: torch.device | str = "cpu"):
+        self.folder, self.device = folder, device
+        self._next, self._told = time.monotonic() + SECONDS, False
+
+    def load(self, name: str) -> State | None:
+        """The state of that name, or ``None``."""
+        return self.folder.load(name, self.device) if self.folder else None
+
+    def save(self, name: str, state: Callable[[], State], *, done: bool = False) -> None:
+        """Write a small state that is ``done``, or any if it is time; a warning, once, says if that is not possible."""
+        began = time.monotonic()
+        if self.folder is None or (not done and began < self._next):
+            return
+        try:
+            self.folder.save(name, state())
+        except (OSError, RuntimeError) as error:  # the work is worth more than its copy
+            if not self._told:
+                warnings.warn(
+                    f"folder = {str(self.folder.path)!r}: {name} is not kept ({error}); if the computation is stopped, "
+                    "this part begins anew",
+                    stacklevel=3,
+                )
+            self._told = True
+        ended = time.monotonic()
+        self._next = ended + max(SECONDS, SHARE * (ended - began))
+
+
+NOTHING = Checkpoints()
 
 
 def seconds_in(path: Path) -> float:

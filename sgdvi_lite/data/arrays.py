@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
+from sgdvi_lite import _checks
+
 ARRAYS = ("x_train", "y_train", "x_test", "y_test")  # that make a data set, in the order in which they are hashed
 _CHANNELS = (1, 3)
 _PIXELS = (np.uint8, np.float16, np.float32, np.float64)
@@ -42,8 +44,7 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
         with zipfile.ZipFile(path) as archive:
             names = {name.removesuffix(".npy") for name in archive.namelist()}
         missing = [name for name in ARRAYS if name not in names]
-        if missing:
-            raise ValueError(f"no array {', '.join(missing)} among {', '.join(sorted(names)) or 'none'}")
+        _checks.require(not missing, f"no array {', '.join(missing)} among {', '.join(sorted(names)) or 'none'}")
         with np.load(path, allow_pickle=False) as file:
             return {name: file[name] for name in ARRAYS}
     except (zipfile.BadZipFile, zlib.error, EOFError, ValueError) as error:
@@ -69,10 +70,9 @@ def _as_images(name: str, x: np.ndarray) -> np.ndarray:
     dtype = x.dtype.newbyteorder("=")
     if dtype not in _PIXELS:
         raise ValueError(f"{name} has dtype {x.dtype}: expected uint8, or floats in [0, 1]; convert it with astype")
+    _checks.shape(name, x.shape, x.ndim in (3, 4), "(N, h, w), (N, c, h, w) or (N, h, w, c); reshape it")
     if x.ndim == 3:
         x = x[:, None]
-    elif x.ndim != 4:
-        raise ValueError(f"{name} has shape {x.shape}: expected (N, h, w), (N, c, h, w) or (N, h, w, c); reshape it")
     elif (x.shape[1] in _CHANNELS) == (x.shape[3] in _CHANNELS):
         raise ValueError(
             f"{name} has shape {x.shape}: expected 1 or 3 channels in axis 1 or in axis 3, but not in both; "
@@ -84,10 +84,8 @@ def _as_images(name: str, x: np.ndarray) -> np.ndarray:
 
 
 def _as_labels(name: str, y: np.ndarray) -> np.ndarray:
-    if y.ndim != 1 or y.dtype.kind not in "iu":
-        raise ValueError(
-            f"{name} has shape {y.shape} and dtype {y.dtype}: expected one integer for each image; use ravel and astype"
-        )
+    fault = f"{name} has shape {y.shape} and dtype {y.dtype}: expected one integer for each image; use ravel and astype"
+    _checks.require(y.ndim == 1 and y.dtype.kind in "iu", fault)
     return y.astype(np.int64)
 
 

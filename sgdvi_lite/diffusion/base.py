@@ -9,7 +9,7 @@ from functools import cached_property
 
 from torch import Tensor
 
-from sgdvi_lite._storage.checkpoints import NOTHING, Checkpoints
+from sgdvi_lite._storage.folder import NOTHING, Checkpoints
 from sgdvi_lite.diffusion.ranks import Ranks
 from sgdvi_lite.gradients.source import Source
 

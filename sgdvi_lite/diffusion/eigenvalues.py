@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from sgdvi_lite import linalg
-from sgdvi_lite._storage.checkpoints import Checkpoints
+from sgdvi_lite._storage.folder import Checkpoints
 from sgdvi_lite.diffusion.base import Backend
 from sgdvi_lite.diffusion.certificates import Certificate, rounding
 from sgdvi_lite.diffusion.lanczos import LimitError, Problem, Search, Threshold

@@ -4,9 +4,8 @@ from pathlib import Path
 
 import torch
 
-from sgdvi_lite._storage.checkpoints import NOTHING, Checkpoints
 from sgdvi_lite._storage.files import digest
-from sgdvi_lite._storage.folder import Folder, Kind
+from sgdvi_lite._storage.folder import NOTHING, Checkpoints, Folder, Kind
 from sgdvi_lite.gradients.source import Network
 
 # Losses are compared to three digits: another device or another number of threads rounds otherwise.

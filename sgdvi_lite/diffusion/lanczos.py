@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from sgdvi_lite._storage.checkpoints import NOTHING, Checkpoints
 from sgdvi_lite._storage.files import digest
+from sgdvi_lite._storage.folder import NOTHING, Checkpoints
 from sgdvi_lite.diffusion.certificates import Certificate, failure_probability, left_over, most_above, rounding
 
 # Ritz vectors down to this fraction of the threshold are set aside, so that the rest lies clearly below it.

@@ -8,7 +8,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from sgdvi_lite._storage.checkpoints import NOTHING
+from sgdvi_lite._storage.folder import NOTHING
 from sgdvi_lite.diffusion.base import BLOCK, Backend, Gradients, norm
 from sgdvi_lite.diffusion.dense import Dense
 from sgdvi_lite.gradients.source import Source

@@ -55,8 +55,7 @@ def checked_tensor(D: np.ndarray, points: np.ndarray) -> np.ndarray:
 def check_drift(drift: np.ndarray, D: np.ndarray, T: float, spacing: np.ndarray, points: np.ndarray) -> None:
     """Raise unless the drift is finite and at least :data:`RESOLVED` cells resolve it."""
     finite = np.isfinite(drift).all(axis=1)
-    if not finite.all():
-        raise ValueError(f"drift has a NaN or an infinity at x = {points[int(np.argmin(finite))].tolist()}")
+    _checks.require(finite.all(), f"drift has a NaN or an infinity at x = {points[int(np.argmin(finite))].tolist()}")
     peclet = (np.abs(drift) * spacing / (T * np.diagonal(D, axis1=1, axis2=2))).max(axis=1)
     resolved = int((peclet <= PECLET).sum())
     if resolved < RESOLVED:

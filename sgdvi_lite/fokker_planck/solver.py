@@ -261,13 +261,11 @@ class FokkerPlanck:
     def _piece(self, rho: np.ndarray, duration: float, tolerance: float) -> np.ndarray | None:
         """Approximate until the last two changes, and what is negative, are below the tolerance; None if never."""
         step = 2.0 ** round(np.log2(duration / 10))  # powers of two, so that intervals of like length share a factor
-        before = rho
-        last_change = np.inf
+        before, last_change = rho, np.inf
         for after in exponential.exponentials(self._factor(step).solve, rho, duration / step):
             change = np.abs(after - before).sum()
             if max(last_change, change) - after[after < 0].sum() < tolerance:
                 after = np.maximum(after, np.finfo(float).eps * after.max())
                 return after / after.sum()
-            before = after
-            last_change = change
+            before, last_change = after, change
         return None

@@ -33,9 +33,8 @@ def selling(D: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         if not any(_turn(base, D, tiny, *pair) for pair in _TURNS):
             break
     else:
-        raise ValueError(
-            "D: too anisotropic for the grid; use cells whose shape follows the tensor, or add a multiple of I"
-        )
+        fault = "D: too anisotropic for the grid; use cells whose shape follows the tensor, or add a multiple of I"
+        raise ValueError(fault)
     weights = np.stack([-_product(base, D, 1, 2), -_product(base, D, 0, 2), -_product(base, D, 0, 1)], axis=1)
     return np.maximum(weights, 0.0), np.stack([-base[..., 1], base[..., 0]], axis=-1)
 

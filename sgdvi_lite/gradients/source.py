@@ -214,8 +214,7 @@ def _check(model: nn.Module, loss: Loss, x: Tensor, y: Tensor) -> None:
                 "call model.eval() first"
             )
     weight = next((p for p in model.parameters() if p.requires_grad), None)
-    if weight is None:
-        raise ValueError("model: has no trainable weights; set requires_grad on at least one")
+    _checks.require(weight is not None, "model: has no trainable weights; set requires_grad on at least one")
     if (weight.dtype, weight.device) != (x.dtype, x.device):
         raise ValueError(
             f"x is {x.dtype} on {x.device}, the model {weight.dtype} on {weight.device}: expected the same; "
@@ -232,7 +231,5 @@ def _check(model: nn.Module, loss: Loss, x: Tensor, y: Tensor) -> None:
 
 def _check_labels(y: Tensor, classes: int) -> None:
     low, high = int(y.min()), int(y.max())
-    if low < 0 or high >= classes:
-        raise ValueError(
-            f"y has labels from {low} to {high}: expected 0 to {classes - 1}, the model's outputs; relabel the classes"
-        )
+    fault = f"y has labels from {low} to {high}: expected 0 to {classes - 1}, the model's outputs; relabel the classes"
+    _checks.require(0 <= low and high < classes, fault)

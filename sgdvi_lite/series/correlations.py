@@ -49,8 +49,7 @@ def autocorrelation(x: ArrayLike, lags: int) -> np.ndarray:
 
 def _correlate(x: np.ndarray, lags: int) -> np.ndarray:
     spread = x @ x
-    if not spread > 0:
-        raise ValueError("x has a column that is constant: expected one that varies; leave it out")
+    _checks.require(spread > 0, "x has a column that is constant: expected one that varies; leave it out")
     padded = fft.next_fast_len(len(x) + lags + 1, real=True)
     power = np.abs(fft.rfft(x, padded)) ** 2
     return np.concatenate([[1.0], fft.irfft(power, padded)[1 : lags + 1] / spread])

@@ -180,7 +180,6 @@ def _leading(x: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """Variances (k,), largest first, and directions (d, k) of a centred series; those without variance are left out."""
     _checks.count("k", k)
     spread, axes = np.linalg.eigh(x.T @ x / (len(x) - 1))
-    if not spread[-1] > 0:
-        raise ValueError("x is constant: expected a series that varies")
+    _checks.require(spread[-1] > 0, "x is constant: expected a series that varies")
     k = min(k, int((spread > 1e-12 * spread[-1]).sum()))
     return spread[: -k - 1 : -1], axes[:, : -k - 1 : -1]

@@ -76,8 +76,7 @@ def as_series(name: str, x: ArrayLike, shortest: int, columns: int | None = None
     x = np.asarray(x, dtype=np.float64)
     expected = "(n, ...)" if columns is None else f"(n, {columns})"
     _checks.shape(name, x.shape, x.ndim >= 1 and (columns is None or x.shape[1:] == (columns,)), expected)
-    if len(x) < shortest:
-        raise ValueError(f"{name} has {len(x)} entries: expected at least {shortest}")
+    _checks.require(len(x) >= shortest, f"{name} has {len(x)} entries: expected at least {shortest}")
     bad = np.argwhere(~np.isfinite(x))
     if len(bad):
         raise ValueError(f"{name}: NaN or infinity in row {bad[0][0]}; expected finite numbers")

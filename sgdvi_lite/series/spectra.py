@@ -146,13 +146,11 @@ def strongest_line(x: ArrayLike, lowest: float, width: int = 201, chance: float 
     _checks.argument("width", width, width % 2 == 1, "an odd number, so that the median has a centre")
     x = as_series("x", x, 2 * width)
     n = len(x)
-    if not width / 2 / n <= lowest < 0.5:
-        raise ValueError(f"lowest = {lowest}: expected cycles a sample in [{width / 2 / n:.3g}, 0.5)")
+    _checks.argument("lowest", lowest, width / 2 / n <= lowest < 0.5, f"cycles a sample in [{width / 2 / n:.3g}, 0.5)")
     columns = x.reshape(n, -1)
     power = np.abs(np.fft.rfft(columns - columns.mean(axis=0), axis=0)) ** 2
     around = median_filter(power, (width, 1))
-    if not (around > 0).all():
-        raise ValueError("x has a column that is constant: expected one that varies; leave it out")
+    _checks.require((around > 0).all(), "x has a column that is constant: expected one that varies; leave it out")
     start = int(lowest * n)
     ratios = (power / around)[start:]
     limit = (1 + 3 / (np.log(2) * np.sqrt(width))) * np.log2(ratios.size / chance)

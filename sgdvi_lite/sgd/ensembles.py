@@ -79,8 +79,7 @@ def replicas(
     _checks.positive("lr", lr)
     check(N, batch_size, sampling)
     shape = tuple(gradient(x0, torch.zeros(len(x0), batch_size, dtype=torch.long, device=x0.device)).shape)
-    if shape != tuple(x0.shape):
-        raise ValueError(f"gradient gave shape {shape}: expected {tuple(x0.shape)}, one row for each replica")
+    _checks.shape("gradient", shape, shape == x0.shape, f"{tuple(x0.shape)}, one row for each replica", verb="gave")
     _checks.momentum(momentum, nesterov)
     indices = replica_batches(len(x0), N, batch_size, sampling, generator)
     v = torch.zeros_like(x0) if momentum else None

@@ -96,9 +96,8 @@ class SGD:
         x = self.x[index] if self.transform is None else self.transform(self.x[index], self.generator)
         value = self.loss(self.model(x), self.y[index])
         if not torch.isfinite(value):
-            raise FloatingPointError(
-                f"loss = {value.item()} in epoch {self.epochs_done}, step {k}: training diverged; lower lr"
-            )
+            fault = f"loss = {value.item()} in epoch {self.epochs_done}, step {k}: training diverged; lower lr"
+            raise FloatingPointError(fault)
         value.backward()
         self.optimizer.step()
         return value.item()

@@ -13,7 +13,6 @@ import torch
 from problems import generator, network_problem, one_thread, small_problem  # noqa: F401
 
 from sgdvi_lite import DiffusionMatrix, gradients
-from sgdvi_lite._storage import checkpoints
 from sgdvi_lite._storage import folder as storage
 from sgdvi_lite.diffusion import eigenvalues, keeping, lanczos
 
@@ -23,13 +22,13 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 @pytest.fixture
 def at_once(monkeypatch):
     """Everything is written as soon as it is done."""
-    monkeypatch.setattr(checkpoints, "SECONDS", 0)
-    monkeypatch.setattr(checkpoints, "SHARE", 0)
+    monkeypatch.setattr(storage, "SECONDS", 0)
+    monkeypatch.setattr(storage, "SHARE", 0)
 
 
 def kept_in(folder, **identity):
     """A folder for states of a computation with such an identity."""
-    return checkpoints.Checkpoints(storage.Folder(folder, keeping.COMPUTATION, identity), torch.device("cpu"))
+    return storage.Checkpoints(storage.Folder(folder, keeping.COMPUTATION, identity), torch.device("cpu"))
 
 
 def files_in(folder):
@@ -137,7 +136,7 @@ def test_nothing_is_written_before_it_is_time(tmp_path):
 
 def test_writing_takes_a_small_share_of_the_time(tmp_path, monkeypatch):
     clock, written = [0.0], []
-    monkeypatch.setattr(checkpoints.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(storage.time, "monotonic", lambda: clock[0])
 
     def slow(path, write):
         clock[0] += 10.0

@@ -8,7 +8,7 @@ from problems import one_thread  # noqa: F401
 
 from sgdvi_lite import experiments, gradients, reports, results, sgd
 from sgdvi_lite.__main__ import main
-from sgdvi_lite._storage import checkpoints
+from sgdvi_lite._storage import folder as storage
 from sgdvi_lite.experiments import registry
 from sgdvi_lite.experiments.spectrum import run as spectrum_run
 
@@ -105,8 +105,8 @@ def test_a_run_stopped_in_an_epoch_or_in_a_matrix_does_nothing_twice(tmp_path, m
     monkeypatch.setattr(gradients.Network, "parts", counted)
     monkeypatch.setattr(sgd.SGD, "epoch", lambda self: (count("epochs"), epoch(self))[1])
     monkeypatch.setitem(gradients.CHUNK_BYTES, "cpu", 100 * 8 * 700)
-    monkeypatch.setattr(checkpoints, "SECONDS", 0)
-    monkeypatch.setattr(checkpoints, "SHARE", 0)
+    monkeypatch.setattr(storage, "SECONDS", 0)
+    monkeypatch.setattr(storage, "SHARE", 0)
     whole, once = results.load(run(tmp_path / "whole", chosen)).arrays, dict(made)
     made |= {"chunks": 0, "epochs": 0}
     for stops in range(200):  # noqa: B007

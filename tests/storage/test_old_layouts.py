@@ -10,7 +10,7 @@ import torch
 from problems import network_problem, one_thread  # noqa: F401
 
 from sgdvi_lite import DiffusionMatrix, experiments, gradients, results, sgd
-from sgdvi_lite._storage import checkpoints
+from sgdvi_lite._storage import folder as storage
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -41,8 +41,8 @@ def stops(monkeypatch):
             yield part
 
     monkeypatch.setattr(gradients.Network, "parts", stopping)
-    monkeypatch.setattr(checkpoints, "SECONDS", 0)
-    monkeypatch.setattr(checkpoints, "SHARE", 0)
+    monkeypatch.setattr(storage, "SECONDS", 0)
+    monkeypatch.setattr(storage, "SHARE", 0)
     return left
 
 
