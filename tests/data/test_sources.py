@@ -179,7 +179,15 @@ def test_members_that_are_missing_or_no_files(tmp_path, name):
         sources.read_members(tmp_path / "x.tar.gz", {name, "a/b.bin"})
 
 
-@pytest.mark.parametrize("content", [b"plain", b"", targz({"a": bytes(10_000)})[:-200], gzip.compress(b"no tar")])
+NO_ARCHIVES = {
+    "plain": b"plain",
+    "empty": b"",
+    "cut short": targz({"a": bytes(10_000)})[:-200],
+    "no tar": gzip.compress(b"no tar"),
+}
+
+
+@pytest.mark.parametrize("content", NO_ARCHIVES.values(), ids=NO_ARCHIVES)  # in a name, the time would be another's
 def test_archives_that_cannot_be_read(tmp_path, content):
     (tmp_path / "x.tar.gz").write_bytes(content)
     with pytest.raises(ValueError, match=r"not a readable .tar.gz|has no regular file"):
