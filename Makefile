@@ -34,7 +34,7 @@ PYTEST := $(BIN)/python -m pytest -n auto --dist worksteal
 test: book ## run the tests, on the site just built; of pages in a browser a few
 	$(PYTEST)
 
-check: book ## run what make test leaves out: all pages in a browser, all notebooks as in Colab
+check: book ## run what make test leaves out: the other pages in a browser, all notebooks as in Colab
 	$(PYTEST) -m check
 
 serve: book ## show the site on http://localhost:8000 (another port: PORT=8001)

@@ -31,9 +31,7 @@ def parser() -> argparse.ArgumentParser:
 
 def _run_parser(run: argparse.ArgumentParser) -> None:
     run.add_argument("experiment", choices=list(registry.PRESETS))
-    run.add_argument(
-        "--preset", default="lite", help="named settings (default: %(default)s); options below change them"
-    )
+    run.add_argument("--preset", default="lite", help="named settings (default: %(default)s); options change them")
     _add_settings(run.add_argument_group("settings of every experiment"), TrainingSettings)
     for name, presets in registry.PRESETS.items():
         _add_settings(run.add_argument_group(f"settings of {name} alone, refused by others"), type(presets["lite"]))

@@ -21,7 +21,7 @@ NORMS = ("batch", "group", None)
 """What may normalise the outputs of a layer."""
 
 CHANNELS_A_GROUP = 4
-"""Channels in a group of group-norm: it divides all widths of the networks here; of 2 outputs only signs would stay."""
+"""Channels in a group of group-norm: it divides all hidden widths here; of 2 outputs only signs would stay."""
 
 
 def _layer(layer: nn.Conv2d | nn.Linear, norm: str | None, *after: nn.Module) -> nn.Sequential:

@@ -74,6 +74,62 @@ def test_a_module_without_a_place_is_found(copy):
     assert not kept and "sgdvi_lite.attic" in printed
 
 
+def test_every_room_has_its_contract():
+    """Each package that holds modules: what is said of the house holds in its rooms, and of all that is in them."""
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"][
+        "contracts"
+    ]
+    layers = [contract for contract in contracts if contract["type"] == "layers"]
+    ordered = [container for contract in layers for container in contract["containers"]]
+    packages = [path.parent.relative_to(LIBRARY.parent) for path in LIBRARY.rglob("__init__.py")]
+    assert sorted(ordered) == sorted(".".join(package.parts) for package in packages)
+    assert all(
+        contract["exhaustive"] is True and not {"(", ")"} & set("".join(contract["layers"])) for contract in layers
+    )
+    assert {contract["type"] for contract in contracts} == {"layers", "acyclic_siblings"}
+
+
+def hidden_imports(source):
+    """Imports that import-linter cannot see: of the package as a whole, of its lazy names, or by a text."""
+    rooms = {path.stem for path in LIBRARY.iterdir()}
+    nodes = list(ast.walk(ast.parse(source)))
+    whole = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+    lazy = [
+        alias.name
+        for node in nodes
+        if isinstance(node, ast.ImportFrom) and node.module == "sgdvi_lite"
+        for alias in node.names
+        if alias.name not in rooms
+    ]
+    named = [node.id for node in nodes if isinstance(node, ast.Name)] + [
+        node.attr for node in nodes if isinstance(node, ast.Attribute)
+    ]
+    return (
+        [name for name in whole if name == "sgdvi_lite"]
+        + lazy
+        + [n for n in named if n in ("import_module", "__import__")]
+    )
+
+
+def test_no_import_is_hidden_from_the_linter():
+    hidden = {path.relative_to(LIBRARY): hidden_imports(path.read_text(encoding="utf-8")) for path in MODULES}
+    allowed = {Path("__init__.py"): ["import_module"]}  # by which the package imports a room when it is asked for
+    assert {path: names for path, names in hidden.items() if names} == allowed
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "from sgdvi_lite import DiffusionMatrix",
+        "def f():\n    import sgdvi_lite\n    return sgdvi_lite.sgd.run",
+        "import importlib\nimportlib.import_module('sgdvi_lite.sgd')",
+        "from importlib import import_module\nimport_module('sgdvi_lite.sgd')",
+    ],
+)
+def test_a_planted_hidden_import_is_found(line):
+    assert hidden_imports(line) != [] and hidden_imports("from sgdvi_lite import sgd") == []
+
+
 # ---- the picture of the house in CONTRIBUTING.md ---------------------------------------------------------------------
 
 
@@ -93,7 +149,7 @@ def picture(text):
     """The same, as the picture shows it: a room's rooms stand below it, further to the right."""
     shown, house = {}, LIBRARY.name
     (tree,) = re.findall(rf"^```\n{house}/\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
-    for indent, name, words in re.findall(r"^( +)(\S+) +(.+)$", tree, re.MULTILINE):
+    for indent, name, words in (re.fullmatch(r"( +)(\S+)(?: +(.+))?", line).groups() for line in tree.splitlines()):
         room = room if len(indent) > 2 else name.rstrip("/")
         shown[house if len(indent) == 2 else room, name] = words
     return shown

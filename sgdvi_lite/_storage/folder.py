@@ -74,6 +74,9 @@ class Folder:
         except Timeout as error:
             fault = f"folder = {str(self.path)!r}: another process {kind.doing} there; wait for its end"
             raise BlockingIOError(fault) from error
+        except PermissionError:  # a folder that can only be read needs no lock
+            if not (self.path / kind.header).is_file():
+                raise
         self.header = self._find(identity)
         if not self.header:
             self.header = {"format": FORMAT} | identity | (note or {})
@@ -96,10 +99,10 @@ class Folder:
             raise ValueError(f"folder = {str(path)!r} holds {kind.stranger}: choose an empty folder")
         return None
 
-    def _compare(self, there: dict, here: dict) -> None:
+    def _compare(self, header: dict, wanted: dict) -> None:
         """Refuse a header that differs, at any depth, from what is wanted here."""
-        for name, new in here.items():
-            old = there.get(name)
+        for name, new in wanted.items():
+            old = header.get(name)
             if isinstance(old, dict) and isinstance(new, dict):
                 self._compare(old, new)
             elif not _same(old, new, self.kind.tolerance):
@@ -177,17 +180,25 @@ NOTHING = Checkpoints()
 
 def seconds_in(path: Path) -> float:
     """What the stopwatch showed when the last state in a folder was saved; 0 if there is none."""
-    states = (_read(file, map_location="cpu", mmap=True) for file in path.glob("*.pt"))
-    return max((state.get(SPENT, 0.0) for state in states), default=0.0)
+    return max(map(_spent, path.glob("*.pt")), default=0.0)
+
+
+def _spent(file: Path) -> float:
+    """The stopwatch in a file. One that is damaged, or no state, shows nothing: whoever needs it will say so."""
+    try:
+        state = torch.load(file, weights_only=True, map_location="cpu", mmap=True)
+    except Exception:
+        return 0.0
+    return state.get(SPENT, 0.0) if isinstance(state, dict) else 0.0
 
 
 def read_header(path: Path, kind: Kind) -> dict:
     """The header in a folder, if it is of the format that is known here."""
     header = json.loads((path / kind.header).read_text())
-    found = header.get("format", FORMAT)
-    if found != FORMAT:
+    written = header.get("format", FORMAT)
+    if written != FORMAT:
         raise ValueError(
-            f"folder = {str(path)!r} holds a {kind.noun} of format {found}, and format {FORMAT} is read here: go on "
+            f"folder = {str(path)!r} holds a {kind.noun} of format {written}, and format {FORMAT} is read here: go on "
             "with the version of sgdvi_lite that wrote it, or choose another folder"
         )
     return header

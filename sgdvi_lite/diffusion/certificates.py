@@ -19,10 +19,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# Allowance for the rounding of one computed eigenvalue, in units of the dtype's epsilon and of the largest, and of sums
-# of them. On a matrix of size 8,266 in float32 the eigenvalues near a threshold far below the largest were off by up to
-# 0.9.
-ROUNDING, SUMMATION = 3, 10
+# Allowance for the rounding of one computed eigenvalue, in units of the dtype's epsilon and of the largest eigenvalue.
+# On a matrix of size 8,266 in float32 those near a threshold far below the largest were off by up to 0.9.
+ROUNDING = 3
+# The same for sums of eigenvalues
+SUMMATION = 10
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from sgdvi_lite.gradients.layers import Outer, Part, Rows, rows, widths
 from sgdvi_lite.gradients.source import Source
 
 # Outer products are kept up to this ratio of the mean gradient's square to the variance: two digits are lost.
-LOSS = 100.0
+LARGE_MEAN = 100.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +42,7 @@ class Gram(Stored):
         square_of_mean = K.mean().item()
         K -= K.mean(0)
         K -= K.mean(1)[:, None]
-        if square_of_mean > LOSS * K.diagonal().mean().item() and any(isinstance(part, Outer) for part in parts):
+        if square_of_mean > LARGE_MEAN * K.diagonal().mean().item() and any(isinstance(part, Outer) for part in parts):
             parts = [_centred(Rows(rows(parts)))]
             K = _inner_products(parts)
         return cls(source.d, source.like, len(K), K.div_(len(K)), parts)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from operator import attrgetter
 from pathlib import Path
 
 import torch
@@ -50,11 +49,6 @@ class DiffusionMatrix:
     >>> D.trace(), D.rank(), D.backend
     (1.0, 1, 'dense')
     """
-
-    backend = property(attrgetter("_backend.name"), doc="Name of the back-end in use.")
-    shape = property(lambda self: (self._backend.d, self._backend.d), doc="``(d, d)``.")
-    dtype = property(attrgetter("_backend.like.dtype"), doc="That of the gradients.")
-    device = property(attrgetter("_backend.like.device"), doc="That of the gradients.")
 
     def __init__(self, gradients: Gradients, backend: str, memory: float | None):
         source, ranks = gradients.source, gradients.ranks
@@ -165,6 +159,26 @@ class DiffusionMatrix:
         net = gradients.Network(model, loss, x, y, chunk)
         states = keeping.of_network(folder, net, group)
         return cls(Gradients(net, Ranks(group, len(x)), progress, states), backend, memory)
+
+    @property
+    def backend(self) -> str:
+        """Name of the back-end in use."""
+        return self._backend.name
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """``(d, d)``."""
+        return self._backend.d, self._backend.d
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """That of the gradients."""
+        return self._backend.like.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """That of the gradients."""
+        return self._backend.like.device
 
     def __matmul__(self, V: Tensor) -> Tensor:
         """Product with a vector ``(d,)`` or a matrix ``(d, m)``."""

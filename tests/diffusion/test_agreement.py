@@ -1,7 +1,7 @@
 """All back-ends agree on the paper's networks at their full size, on both sides of N = d, in one and in two processes.
 
-This takes up to an hour and 16 GB, so it runs only when asked: ``pytest -m large tests/test_agreement.py``. With their
-large layers frozen all networks are tested every time (``test_diffusion.py``, ``test_sharding.py``).
+This takes up to an hour and 16 GB, so it runs only when asked: ``pytest -m large tests/diffusion/test_agreement.py``.
+With their large layers frozen all networks are tested every time (``test_diffusion.py``, ``test_sharding.py``).
 """
 
 import pytest

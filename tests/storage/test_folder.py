@@ -160,6 +160,34 @@ def test_the_room_is_that_of_the_disk_where_a_folder_will_lie(tmp_path):
     assert files.free_bytes(tmp_path / "not" / "yet") == pytest.approx(files.free_bytes(tmp_path), rel=0.1)
 
 
+@pytest.mark.parametrize(
+    "stranger", [{"no": "spent"}, torch.nn.Linear(1, 1), torch.ones(2)], ids=["dict", "model", "tensor"]
+)
+def test_a_file_of_the_user_in_the_folder_is_left_alone(tmp_path, stranger):
+    Folder(tmp_path, taken.KIND, {}).close()
+    torch.save(stranger, tmp_path / "net.pt")
+    (tmp_path / "damaged.pt").write_bytes(b"no state")
+    content = (tmp_path / "net.pt").read_bytes()
+    again = Folder(tmp_path, taken.KIND, {})
+    assert again.stopwatch.before == 0 and (tmp_path / "net.pt").read_bytes() == content
+    with pytest.raises(ValueError, match="is damaged"):
+        again.load("damaged")
+
+
+def test_a_folder_that_can_only_be_read_is_read(tmp_path, monkeypatch):
+    made = Folder(tmp_path, taken.KIND, {})
+    made.save("a", {"step": 3})
+    made.close()
+
+    def refused(*args, **options):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(folder.FileLock, "acquire", refused)
+    assert Folder(tmp_path, taken.KIND, {}).load("a")["step"] == 3
+    with pytest.raises(PermissionError):
+        Folder(tmp_path / "new", taken.KIND, {})
+
+
 def test_the_stopwatch_goes_on_where_the_last_saved_state_left_it(tmp_path, monkeypatch):
     now = [1000.0]
     monkeypatch.setattr(folder.time, "monotonic", lambda: now[0])
