@@ -17,7 +17,6 @@ from sphinx.util.docutils import SphinxDirective, SphinxRole
 
 from sgdvi_lite import ledger
 
-LEDGER_PAGE = "book/ledger"
 CHECK = re.compile(r"""\bledger\.check\(\s*["']([\w-]+)["']""")
 
 

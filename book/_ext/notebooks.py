@@ -1,12 +1,13 @@
 """Write each chapter as a notebook beside its source, for Jupyter and Colab, with the numbers of the site.
 
-``book/NN-name.ipynb`` is generated from what Sphinx makes of ``book/NN-name.md``, for all chapters at every build and
-before the pages (the Colab button looks for it): no outputs, the same bytes for the same site, no markup of the site.
+It is generated from what Sphinx makes of the source, at every build and before the pages (whose Colab button looks for
+it): no outputs, the same bytes for the same site, no markup of the site.
 """
 
 import hashlib
 from pathlib import Path
 
+import chapters
 import nbformat
 from notebooks_translator import Translator
 from pybtex_docutils import Backend
@@ -20,11 +21,6 @@ if importlib.util.find_spec("sgdvi_lite") is None:
     %pip install --quiet "git+{repository}@{branch}"
 """
 _KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
-
-
-def chapters(root: Path) -> list[Path]:
-    """Sources of the chapters, in order."""
-    return sorted((root / "book").glob("[0-9][0-9]-*.md"))
 
 
 def render(docname: str, builder) -> str:
@@ -74,7 +70,7 @@ def _write_all(app, outcome):
     """Write all chapters of the table of contents before the pages, or at the end of a build that has read nothing."""
     if isinstance(outcome, Exception) or getattr(app, "notebooks_are_written", False):
         return
-    for source in chapters(Path(app.srcdir)):
+    for source in chapters.sources(Path(app.srcdir)):
         if (docname := f"book/{source.stem}") in app.env.all_docs:
             write(source.with_suffix(".ipynb"), render(docname, app.builder))
     app.notebooks_are_written = True

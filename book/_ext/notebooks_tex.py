@@ -4,9 +4,7 @@ import re
 from collections.abc import Mapping
 
 _TOKEN = re.compile(r"\\(?:[A-Za-z]+|.)|[^\\]", re.DOTALL)
-_TAKES_ONE = re.compile(
-    r"(?:[_^]|\\(?:[dt]?frac|sqrt|(?:wide)?(?:hat|tilde)|bar|vec|d?dot|(?:over|under)(?:line|set)))\s*$"
-)
+_UNARY = re.compile(r"([_^]|\\(?:[dt]?frac|sqrt|(?:wide)?(?:hat|tilde)|bar|vec|d?dot|(?:over|under)(?:line|set)))\s*$")
 
 
 def macros(config) -> dict[str, tuple[str, int]]:
@@ -30,7 +28,7 @@ def expand(tex: str, known: Mapping[str, tuple[str, int]]) -> str:
         for position in range(1, count + 1):
             body = body.replace(f"#{position}", _argument(tokens, token))
         text = expand(body, {name: macro for name, macro in known.items() if name != token[1:]})
-        text = f"{{{text}}}" if _TAKES_ONE.search(out) else text  # TeX would take the first token only
+        text = f"{{{text}}}" if _UNARY.search(out) else text  # TeX would take the first token only
         out += text + " " if re.search(r"\\[A-Za-z]+$", text) else text  # not glued to the next letter
     return out
 

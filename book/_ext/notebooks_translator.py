@@ -5,10 +5,10 @@ become quotations, solutions ``<details>``, captions lines in italics. A node wi
 """
 
 import re
+from pathlib import Path
 from posixpath import dirname, join, normpath
 
 from docutils import nodes
-from docutils.utils import get_source_line
 from nbformat.v4 import new_code_cell, new_markdown_cell
 from notebooks_tex import expand, macros
 from repository import file_address
@@ -39,8 +39,9 @@ class Translator:
         try:
             return visit(node)
         except ValueError as error:
-            place = f"{self.env.doc2path(self.docname, base=False)}:{node.line or get_source_line(node.parent)[1]}"
-            raise MarkupError(f"{place}: {error}") from None
+            while not node.line and node.parent:  # docutils has 0 or nothing for many
+                node = node.parent
+            raise MarkupError(f"{self.env.doc2path(self.docname, base=False)}:{node.line}: {error}") from None
 
     def cells(self, section: nodes.Element, level: int = 0):
         """The cells of a document or a section; a heading begins a new one."""
@@ -75,6 +76,9 @@ class Translator:
         is_loose = "xref" in node["classes"] and not isinstance(node.parent, nodes.reference)
         if is_loose or ("bibtex-citation" in node["classes"] and not node.next_node(nodes.reference)):
             raise ValueError(f"the reference to {node.astext()!r} leads nowhere")
+        signs = "".join({"#text": part.astext(), "math": "$x$"}.get(part.tagname, " ") for part in node)
+        if "$$" in signs and "literal" not in node.tagname:
+            raise ValueError(f"$$ in the text {signs!r}; a formula has lines of its own, in a proof not the first")
         mark = {"emphasis": "*", "strong": "**"}.get(node.tagname, "")
         return f"{mark}{''.join(map(self, node.children))}{mark}"
 
@@ -124,7 +128,6 @@ class Translator:
         return "\n".join(["$$", *lines, "$$"])
 
     def _visit_reference(self, node):
-        """A link to the web, or to a place of the book."""
         uri, text = node.get("refuri", ""), self._inline(node)
         if not node.get("internal"):
             if not uri.startswith(("https://", "http://", "mailto:")):
@@ -189,9 +192,12 @@ class Translator:
         return self._quotation(node, f"**{type(node).__name__.replace('see', 'see ').capitalize()}**")
 
     def _visit_proof_node(self, node):
-        """A proof, with a sign where it ends; its lines are counted from its own beginning, so they are forgotten."""
-        for part in node.findall():
-            part.source, part.line = get_source_line(node.previous_sibling() or node.parent)
+        """A proof, with a sign where it ends; its lines lack the options and blank lines before its text."""
+        node.line = node[0][0].line - 1
+        source = Path(self.env.doc2path(self.docname)).read_text(encoding="utf-8").split("\n", node.line)[-1]
+        skipped = re.match(r"(?:[ >]*(?::[\w-]+:.*)?\n)*", source)[0].count("\n")
+        for part in node[0].findall(lambda part: part.line):
+            part.line += skipped
         text = re.sub(r"^Proof\.\s*", "*Proof.* ", self._blocks(node[0]))
         return text + ("\n\n∎" if text.endswith(("$$", "```")) else " ∎")
 

@@ -3,14 +3,14 @@
 import re
 from statistics import median
 
+import chapters
 import pytest
 from jupytext import reads
-from notebooks import chapters
 
 from tests.book.conftest import ROOT
 from tests.book.test_ledger_ties import checked_ids
 
-each_chapter = pytest.mark.parametrize("chapter", chapters(ROOT), ids=lambda path: path.stem)
+each_chapter = pytest.mark.parametrize("chapter", chapters.sources(ROOT), ids=lambda path: path.stem)
 
 
 def cells(chapter):

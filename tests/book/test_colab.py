@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
+import chapters
 import nbformat
-import notebooks
 import pytest
 import yaml
 from filelock import FileLock
@@ -19,7 +19,7 @@ from filelock import FileLock
 from tests.book.conftest import ROOT
 
 COLAB = ROOT / "_build" / "colab"
-NOTEBOOKS = [chapter.with_suffix(".ipynb") for chapter in notebooks.chapters(ROOT)]
+NOTEBOOKS = [chapter.with_suffix(".ipynb") for chapter in chapters.sources(ROOT)]
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 COLAB_HAS = (
     "torch",

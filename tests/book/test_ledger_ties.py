@@ -6,10 +6,10 @@ from collections import Counter
 from dataclasses import dataclass, replace
 
 import pytest
+from chapters import sources
 from IPython.core.inputtransformer2 import TransformerManager
 from jupytext import reads
 from ledger_pages import chapter_checks
-from notebooks import chapters
 
 from sgdvi_lite import ledger
 from tests.book.conftest import ROOT
@@ -111,7 +111,7 @@ def cells(path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def book() -> list[Chapter]:
-    return [Chapter(int(path.name[:2]), checked_ids(cells(path))) for path in chapters(ROOT)]
+    return [Chapter(int(path.name[:2]), checked_ids(cells(path))) for path in sources(ROOT)]
 
 
 def test_ledger_and_chapters_are_tied(book):
@@ -120,7 +120,7 @@ def test_ledger_and_chapters_are_tied(book):
 
 
 def test_the_errata_page_counts_the_checks_that_are_there(book):
-    for path, chapter in zip(chapters(ROOT), book, strict=True):
+    for path, chapter in zip(sources(ROOT), book, strict=True):
         assert chapter_checks(path) == Counter(chapter.checked)
 
 

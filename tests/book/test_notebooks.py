@@ -4,6 +4,7 @@ import re
 from functools import cache
 from pathlib import Path
 
+import chapters
 import nbformat
 import notebooks
 import pytest
@@ -15,7 +16,7 @@ from notebooks_translator import MarkupError
 from tests.book import small_site
 from tests.book.conftest import ROOT, SITE
 
-CHAPTERS = notebooks.chapters(ROOT)
+CHAPTERS = chapters.sources(ROOT)
 each_chapter = pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda path: path.stem)
 
 
@@ -31,7 +32,7 @@ render = cache(notebooks.render)
 
 def stale(builder) -> list[str]:
     """Names of the notebooks that are missing, behind their source or the site, or have no source."""
-    sources = {path.with_suffix(".ipynb"): path for path in notebooks.chapters(Path(builder.srcdir))}
+    sources = {path.with_suffix(".ipynb"): path for path in chapters.sources(Path(builder.srcdir))}
     missing = [path.name for path in sources.values() if f"book/{path.stem}" not in builder.env.all_docs]
     if missing:
         raise ValueError(f"{missing[0]} is not in the last build; add it to _toc.yml and build the book")
