@@ -47,7 +47,7 @@ class Table:
 
     def __str__(self) -> str:
         lines = [line if isinstance(line, str) else [*map(str, line)] for line in (self.columns, *self.rows)]
-        widths = [max(map(len, texts)) for texts in zip(*(line for line in lines if isinstance(line, list)), strict=True)]
+        widths = [max(map(len, texts)) for texts in zip(*(row for row in lines if isinstance(row, list)), strict=True)]
         text = [line if isinstance(line, str) else self._aligned(line, widths) for line in lines]
         return "\n".join([self.caption] * bool(self.caption) + text)
 
