@@ -19,7 +19,7 @@ class Table:
     caption
         A line above the table.
     left
-        Number of columns, from the first, that the terminal aligns on the left.
+        Number of columns, from the first, that are aligned on the left; in HTML at least the first is.
 
     Raises
     ------
@@ -47,8 +47,7 @@ class Table:
 
     def __str__(self) -> str:
         lines = [line if isinstance(line, str) else [*map(str, line)] for line in (self.columns, *self.rows)]
-        columns = zip(*(line for line in lines if not isinstance(line, str)), strict=True)
-        widths = [max(map(len, column)) for column in columns]
+        widths = [max(map(len, texts)) for texts in zip(*(row for row in lines if isinstance(row, list)), strict=True)]
         text = [line if isinstance(line, str) else self._aligned(line, widths) for line in lines]
         return "\n".join([self.caption] * bool(self.caption) + text)
 
@@ -59,16 +58,20 @@ class Table:
         return "  ".join(c.ljust(w) if i < self.left else c.rjust(w) for i, (c, w) in pairs).rstrip()
 
     def _repr_html_(self) -> str:
-        caption = f"<caption>{_html(self.caption)}</caption>" * bool(self.caption)
-        head = "".join(f'<th scope="col">{_html(heading)}</th>' for heading in self.columns)
-        body = "".join(map(self._html_row, self.rows))
-        return f'<table class="table">{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
+        caption = f'<caption style="text-align: left"><span>{_html(self.caption)}</span></caption>' * bool(self.caption)
+        head = self._html_row(self.columns, *['th scope="col"'] * 2)
+        body = "".join(map(self._html_row, self.rows)).removeprefix("</tbody><tbody>")
+        return f'<table class="table">{caption}<thead>{head}</thead><tbody>{body}</tbody></table>'
 
-    def _html_row(self, row: Sequence[object] | str) -> str:
+    def _html_row(self, row: Sequence[object] | str, name: str = 'th scope="row"', cell: str = "td") -> str:
+        """A row by the tags of its first cell and of the others; the first is always on the left."""
         if isinstance(row, str):
-            return f'</tbody><tbody><tr><th scope="rowgroup" colspan="{len(self.columns)}">{_html(row)}</th></tr>'
-        name, *cells = map(_html, row)
-        return f'<tr><th scope="row">{name}</th>{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>'
+            head = f'<th scope="rowgroup" colspan="{len(self.columns)}" style="text-align: left">'
+            return f"</tbody><tbody><tr>{head}<span>{_html(row)}</span></th></tr>"
+        sides = ["left" if i < max(self.left, 1) else "right" for i in range(len(row))]
+        cells = zip([name, *[cell] * (len(row) - 1)], sides, map(_html, row), strict=True)
+        html = (f'<{tag} style="text-align: {side}">{text}</{tag[:2]}>' for tag, side, text in cells)
+        return f"<tr>{''.join(html)}</tr>"
 
 
 def _html(cell: object) -> str:

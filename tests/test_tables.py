@@ -14,7 +14,8 @@ class Cells(HTMLParser):
         self.feed(html)
 
     def handle_starttag(self, tag, attributes):
-        self.found.append([tag, dict(attributes), ""])
+        if tag != "span":  # of the element around it
+            self.found.append([tag, dict(attributes), ""])
 
     def handle_data(self, text):
         self.found[-1][2] += text
@@ -45,7 +46,7 @@ def test_columns_on_the_left_leave_no_space_at_the_end_of_a_line():
 
 def test_a_page_sees_headers_with_scope_a_caption_and_escaped_text():
     cells = Cells(SMALL._repr_html_())
-    assert cells.of("caption") == [({}, "Runs > 0")]
+    assert cells.of("caption") == [({"style": "text-align: left"}, "Runs > 0")]
     headers = [(attributes["scope"], text) for attributes, text in cells.of("th")]
     columns = [("col", "run"), ("col", "a"), ("col", "b < c")]
     assert headers == [*columns, ("row", "one"), ("rowgroup", "later"), ("row", "two & a half")]
@@ -53,7 +54,27 @@ def test_a_page_sees_headers_with_scope_a_caption_and_escaped_text():
     assert cells.of("th")[4][0]["colspan"] == "3" and len(cells.of("tbody")) == 2
     assert "b &lt; c" in SMALL._repr_html_() and "two &amp; a half" in SMALL._repr_html_()
     assert Table(["a"], [["1 +- 2"]])._repr_html_().count("1&nbsp;±&nbsp;2") == 1
-    assert not any("style" in attributes or "bgcolor" in attributes for _, attributes, _ in cells.found)
+    styled = {name for name, attributes, _ in cells.found if "style" in attributes}
+    assert styled == {"caption", "th", "td"}
+    assert not any("bgcolor" in attributes for _, attributes, _ in cells.found)
+
+
+def sides(table):
+    """Where a browser puts each cell's text."""
+    cells = Cells(table._repr_html_()).found
+    return [attributes["style"].removeprefix("text-align: ") for tag, attributes, _ in cells if tag in ("th", "td")]
+
+
+def test_a_page_has_names_on_the_left_and_numbers_on_the_right():
+    row = ["left", "right", "right"]
+    assert sides(SMALL) == [*row, *row, "left", *row]
+    assert sides(Table(["a", "b"], [["x", "y"]], left=2)) == ["left"] * 4
+    assert sides(Table(["a", "b"], [[1, 2]], left=0)) == ["left", "right"] * 2
+
+
+def test_a_heading_as_the_first_row_leaves_no_empty_body():
+    html = Table(["a", "b"], ["first", ["x", 1], "second", ["y", 2]])._repr_html_()
+    assert "<tbody></tbody>" not in html and html.count("<tbody>") == html.count("</tbody>") == 2
 
 
 def test_without_a_caption_there_is_none():

@@ -1,5 +1,6 @@
 """The experiment of long trajectories: its settings, its resumption, and each saved number against a plain one."""
 
+import dataclasses
 import json
 import re
 import time
@@ -315,14 +316,27 @@ def test_the_table_says_what_the_arrays_say(kept):
     headings = [row[0] for row in rows if len(row) == 1]
     assert [heading.split(":")[0] for heading in headings] == [
         "is there a current",
-        "departures from a running mean, likewise",
+        "departures from a running mean",
     ]
     text = dict(reversed([row for row in rows if len(row) == 2]))  # of two rows, the first
-    assert text["tiny-fc on digits"].startswith("520 epochs of ")
-    assert text["area / error, in new data"].startswith(f"{a['scores'][1]:.1f}; {a['null_scores'][0, :, 1].mean():.1f}")
+    assert text["what was run"].startswith("tiny-fc on digits, 520 epochs of ")
+    new = text["area / error in that plane, new data"]
+    assert new.startswith(f"{a['scores'][1]:.1f}; {a['null_scores'][0, :, 1].mean():.1f}")
     assert f"limit {a['line'][1]:.1f}" in text["strongest line"]
     first, last = a["gradient"][:40].mean(), a["gradient"][-40:].mean()
-    assert text["|grad f| / sqrt(d), likewise"] == f"{first:.3g} -> {last:.3g}, fallen {first / last:.2f}-fold"
+    norm = text["|grad f| / sqrt(d), first and last tenth"]
+    assert norm == f"{first:.3g} -> {last:.3g}, last over first {last / first:.2f}"
+    over = (a["gradient"][-40:].astype(float) ** 2).mean() / a["floor_square"][-40:].mean()
+    assert text["gradient norm over its floor, last tenth"].startswith(f"{over**0.5:.2f}; floor ")
+    assert reports.table(result).columns == ("finding", "value")
+
+
+def test_the_area_is_said_to_go_down_only_if_it_does(kept):
+    result, _, _ = kept
+    for curve, end in (([1.0, 2.0], "2.000 at lag 2"), ([1.0, 0.5], "1.000 at lag 1, then down to +0.500")):
+        changed = result.arrays | {"area": np.array([curve]), "area_lag": np.array([1, 2])}
+        rows = reports.table(dataclasses.replace(result, arrays=changed)).rows
+        assert next(row for row in rows if row[0] == "area over variance in the chosen plane")[1] == end
 
 
 def test_the_figure_has_four_panels_with_what_was_measured(kept, monkeypatch):

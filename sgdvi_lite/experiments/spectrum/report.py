@@ -23,11 +23,11 @@ def _row(arrays: dict, i: int) -> dict[str, str]:
     d, trace, frobenius = int(arrays["d"]), float(arrays["trace"][i]), float(arrays["frobenius"][i])
     return {
         "epoch": f"{arrays['epoch'][i]:d}",
-        "error train": f"{arrays['train_error'][i]:.2%}",
-        "test": f"{arrays['test_error'][i]:.2%}",
+        "train error": f"{arrays['train_error'][i]:.2%}",
+        "test error": f"{arrays['test_error'][i]:.2%}",
         "eigenvalues mean +- std": "{:.3g} +- {:.3g}".format(*linalg.mean_and_std(trace, frobenius, d)),
         "rank/d float32": _rank(arrays, i, FLOAT32),
-        "float64": _rank(arrays, i, FLOAT64),
+        "rank/d float64": _rank(arrays, i, FLOAT64),
         "stable rank": f"{trace / arrays['eigenvalues'][i].max():.2f}",
         "participation": f"{(trace / frobenius) ** 2:.2f}",
         "N": f"{arrays['N']:d}",

@@ -18,26 +18,29 @@ WHITE = 2.576
 
 
 def table(result: results.Result) -> Table:
-    """Return the table of a ``trajectory`` result: a row for each finding; the heading says what was run."""
+    """Return the table of a ``trajectory`` result: a row for each finding, the first says what was run."""
     a = result.arrays
     first, last = ends(a["gradient"])
     floor = np.sqrt(max(ends(a["floor_square"])[1], 0.0))
+    rms = np.sqrt(ends(a["gradient"].astype(float) ** 2)[1])
     rows = [
+        ("what was run", _what_was_run(result)),
         ("loss, first and last tenth", "{:.4g} -> {:.4g}".format(*ends(a["loss"]))),
         ("error, training and test", f"{a['train_error']:.2%}, {a['test_error']:.2%}"),
         ("|x|, first and last tenth", "{:.4g} -> {:.4g}".format(*ends(a["size"]))),
         ("Yaida's balance", "{:.4f} +- {:.4f}, {:+.1f} errors from 1".format(*a["balance"])),
-        ("|grad f| / sqrt(d), likewise", f"{first:.3g} -> {last:.3g}, fallen {first / last:.2f}-fold"),
-        ("  in the last tenth", f"a batch's noise {ends(a['batch_noise'])[1]:.3g}, floor of the theory {floor:.3g}"),
+        ("|grad f| / sqrt(d), first and last tenth", f"{first:.3g} -> {last:.3g}, last over first {last / first:.2f}"),
+        ("gradient noise of a batch, last tenth", f"{ends(a['batch_noise'])[1]:.3g}"),
+        ("gradient norm over its floor, last tenth", f"{rms / floor if floor else np.inf:.2f}; floor {floor:.3g}"),
         ("increments below 0.05 cycles", "{:.2%}; AR(1) of each weight {:.2%}".format(*a["low_share"])),
         ("correlations outside white band", "{:.0%}; AR(1) of each weight {:.0%}".format(*a["outside"])),
         ("variance of two components", "{:.0%}, {:.0%}".format(*a["share"][:2])),
         "is there a current: run; null models: reversible fit and separate phases, mean +- deviation",
         *_turning_rows(a),
-        "departures from a running mean, likewise",
+        "departures from a running mean: run; null models: reversible fit and separate phases, mean +- deviation",
         *_turning_rows(fast(a)),
     ]
-    return Table(_what_was_run(result), rows, left=2)
+    return Table(("finding", "value"), rows, left=2)
 
 
 def fast(a: dict) -> dict:
@@ -45,11 +48,10 @@ def fast(a: dict) -> dict:
     return {name.removeprefix("fast_"): value for name, value in a.items() if name.startswith("fast_")}
 
 
-def _what_was_run(result: results.Result) -> tuple[str, str]:
+def _what_was_run(result: results.Result) -> str:
     a, note = result.arrays, result.provenance["settings"]
-    after = note["epochs"] - note["burn"]
-    text = f"{after} epochs of {a['epoch_steps']} steps after {note['burn']}, N = {a['N']}"
-    return f"{note['net']} on {note['data']}", f"{text}, d = {a['d']}, of which {a['moving']} move"
+    text = f"{note['net']} on {note['data']}, {note['epochs'] - note['burn']} epochs of {a['epoch_steps']} steps"
+    return f"{text} after {note['burn']}, N = {a['N']}, d = {a['d']}, of which {a['moving']} move"
 
 
 def ends(curve: np.ndarray) -> tuple[float, float]:
@@ -63,13 +65,14 @@ def _turning_rows(a: dict) -> list[tuple[str, str]]:
     fit, phases = a["null_scores"]
     area = a["area"][0]
     top = area.argmax()
+    down = f", then down to {area[top:].min():+.3f}" * bool(area[top:].min() < area[top])
     ratio, limit, frequency = a["line"]
     return [
-        ("  area / error, where chosen", f"{chosen:.1f}; {_spread(fit[:, 0])} and {_spread(phases[:, 0])}"),
-        ("  area / error, in new data", f"{new:.1f}; {_spread(fit[:, 1])} and {_spread(phases[:, 1])}"),
-        ("  the same in the leading plane", f"{a['leading_scores'][1]:.1f}"),
-        ("  area over variance", f"{area[top]:.3f} at lag {a['area_lag'][top]}, then down to {area[top:].min():+.3f}"),
-        ("  strongest line", f"{ratio:.1f} at {frequency:.4f} cycles; limit {limit:.1f}, null {a['null_line'][0]:.1f}"),
+        ("area / error where the plane was chosen", f"{chosen:.1f}; {_spread(fit[:, 0])} and {_spread(phases[:, 0])}"),
+        ("area / error in that plane, new data", f"{new:.1f}; {_spread(fit[:, 1])} and {_spread(phases[:, 1])}"),
+        ("area / error in the leading plane, new data", f"{a['leading_scores'][1]:.1f}"),
+        ("area over variance in the chosen plane", f"{area[top]:.3f} at lag {a['area_lag'][top]}{down}"),
+        ("strongest line", f"{ratio:.1f} at {frequency:.4f} cycles; limit {limit:.1f}, null {a['null_line'][0]:.1f}"),
     ]
 
 
