@@ -17,8 +17,7 @@ from sgdvi_lite import _checks
 
 Shape = tuple[int, ...]
 
-NORMS = ("batch", "group", None)
-"""What may normalise the outputs of a layer."""
+NORMS = ("batch", "group", None)  # what may normalise the outputs of a layer
 
 CHANNELS_A_GROUP = 4
 """Channels in a group of group-norm: it divides all hidden widths here; of 2 outputs only signs would stay."""

@@ -30,12 +30,12 @@ class Experiment:
     draw: Callable[[results.Result], Figure]
 
 
-EXPERIMENTS = {
-    "spectrum": Experiment(spectrum_run.PRESETS, spectrum_run.compute, spectrum_report.table, spectrum_report.draw),
-    "trajectory": Experiment(
-        trajectory_run.PRESETS, trajectory_run.compute, trajectory_report.table, trajectory_report.draw
-    ),
-}
+def _of(run, report) -> Experiment:
+    """An experiment of its two modules, which have these parts by the same names."""
+    return Experiment(run.PRESETS, run.compute, report.table, report.draw)
+
+
+EXPERIMENTS = {"spectrum": _of(spectrum_run, spectrum_report), "trajectory": _of(trajectory_run, trajectory_report)}
 
 PRESETS: dict[str, dict[str, Settings]] = {name: experiment.presets for name, experiment in EXPERIMENTS.items()}
 """Settings by experiment and preset: ``lite`` for two CPU cores, the others at the paper's size."""
