@@ -328,7 +328,7 @@ def test_the_table_says_what_the_arrays_say(kept):
     assert norm == f"{first:.3g} -> {last:.3g}, last over first {last / first:.2f}"
     squares = a["gradient"].astype(float) ** 2, a["floor_square"]
     top, bottom = (square[-(len(square) // 10) :].mean() for square in squares)
-    assert text["gradient norm over its floor, last tenth"]== f"{(top / bottom) ** 0.5:.2f}; floor {bottom**0.5:.3g}"
+    assert text["gradient norm over its floor, last tenth"] == f"{(top / bottom) ** 0.5:.2f}; floor {bottom**0.5:.3g}"
     assert reports.table(result).columns == ("finding", "value")
 
 
