@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import chapters
 import nbformat
+import notebooks
 import pytest
 import yaml
 from filelock import FileLock
