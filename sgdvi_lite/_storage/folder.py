@@ -74,8 +74,8 @@ class Folder:
         except Timeout as error:
             fault = f"folder = {str(self.path)!r}: another process {kind.doing} there; wait for its end"
             raise BlockingIOError(fault) from error
-        except PermissionError:  # a folder that can only be read needs no lock
-            if not (self.path / kind.header).is_file():
+        except PermissionError:  # states that can only be read need no lock; a recording's arrays are written in place
+            if not (kind.again and (self.path / kind.header).is_file()):
                 raise
         self.header = self._find(identity)
         if not self.header:

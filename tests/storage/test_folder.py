@@ -1,5 +1,6 @@
 """Folders that outlive a process: one owner, one identity, states by name, a stopwatch."""
 
+import dataclasses
 import json
 import multiprocessing
 import os
@@ -186,6 +187,8 @@ def test_a_folder_that_can_only_be_read_is_read(tmp_path, monkeypatch):
     assert Folder(tmp_path, taken.KIND, {}).load("a")["step"] == 3
     with pytest.raises(PermissionError):
         Folder(tmp_path / "new", taken.KIND, {})
+    with pytest.raises(PermissionError):
+        Folder(tmp_path, dataclasses.replace(taken.KIND, again=False), {})
 
 
 def test_the_stopwatch_goes_on_where_the_last_saved_state_left_it(tmp_path, monkeypatch):
