@@ -48,13 +48,13 @@ class Gram(Stored):
         return cls(source.d, source.like, len(K), K.div_(len(K)), parts)
 
     def _blocks(self, dtype: torch.dtype) -> Iterator[list[Part]]:
-        starts = range(0, len(self.matrix), BLOCK)
-        return ([_take(part, slice(i, i + BLOCK), dtype) for part in self.parts] for i in starts)
+        for i in range(0, len(self.matrix), BLOCK):
+            yield [_take(part, slice(i, i + BLOCK), dtype) for part in self.parts]
 
     def matmul(self, V: Tensor) -> Tensor:
         """Product ``C^T (C V)``."""
-        columns = (V if V.ndim == 2 else V[:, None]).split(widths(self.parts))
-        U = torch.cat([_sum_of_products(parts, columns) for parts in self._blocks(V.dtype)])
+        split = (V if V.ndim == 2 else V[:, None]).split(widths(self.parts))
+        U = torch.cat([sum(p.matmul(v) for p, v in zip(parts, split, strict=True)) for parts in self._blocks(V.dtype)])
         return self._transposed(U - U.mean(0)).div_(len(U)).view(V.shape)
 
     def _transposed(self, U: Tensor) -> Tensor:
@@ -80,11 +80,13 @@ class Gram(Stored):
 def _inner_products(parts: list[Part], size: int = 2 * BLOCK) -> Tensor:
     N = len(parts[0][0])
     K = parts[0][0].new_zeros(N, N)
+    work = K.new_empty(2, min(N, size), min(N, size))  # made once: new memory costs more than the products
     for i in range(0, N, size):
         for j in range(i, N, size):
             one, other = slice(i, i + size), slice(j, j + size)
             for part in parts:
-                _take(part, one).add_gram(_take(part, other), K[one, other])
+                block = K[one, other]
+                _take(part, one).add_gram(_take(part, other), block, work[:, : len(block), : block.shape[1]])
             if j > i:
                 K[other, one] = K[one, other].T
     return K
@@ -101,7 +103,3 @@ def _take(part: Part, block: slice, dtype: torch.dtype | None = None) -> Part:
 def _join(pieces: tuple[Part, ...], ranks: Ranks) -> Part:
     """One part of the examples of all chunks and ranks, centred if that is possible."""
     return _centred(type(pieces[0])(*(ranks.gather(torch.cat(tensors)) for tensors in zip(*pieces, strict=True))))
-
-
-def _sum_of_products(parts: list[Part], blocks: tuple[Tensor, ...]) -> Tensor:
-    return sum(part.matmul(block) for part, block in zip(parts, blocks, strict=True))

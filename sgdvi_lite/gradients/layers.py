@@ -24,7 +24,7 @@ class Rows(NamedTuple):
         """Write the gradients into ``out (n, w)``."""
         out.copy_(self.rows)
 
-    def add_gram(self, other: "Rows", K: Tensor) -> None:
+    def add_gram(self, other: "Rows", K: Tensor, work: Tensor) -> None:
         """Add the inner products with the gradients of other examples to ``K (n, n')``."""
         K.addmm_(self.rows, other.rows.T)
 
@@ -47,9 +47,9 @@ class Outer(NamedTuple):
         """Write the gradients into ``out (n, w)``."""
         torch.mul(self.delta[:, :, None], self.a[:, None, :], out=out.unflatten(1, (self.delta.shape[1], -1)))
 
-    def add_gram(self, other: "Outer", K: Tensor) -> None:
-        """Add the inner products with the gradients of other examples to ``K (n, n')``."""
-        K.addcmul_(self.delta @ other.delta.T, self.a @ other.a.T)
+    def add_gram(self, other: "Outer", K: Tensor, work: Tensor) -> None:
+        """Add the inner products with the gradients of other examples to ``K (n, n')``; ``work (2, n, n')`` is used."""
+        K.addcmul_(torch.mm(self.delta, other.delta.T, out=work[0]), torch.mm(self.a, other.a.T, out=work[1]))
 
     def matmul(self, V: Tensor) -> Tensor:
         """Inner products (n, m) of the gradients with the columns of ``V (w, m)``."""
