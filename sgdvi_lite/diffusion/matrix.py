@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 
 import torch
@@ -97,8 +96,8 @@ class DiffusionMatrix:
         cls,
         model: nn.Module,
         loss: gradients.Loss,
-        x: Tensor,
-        y: Tensor,
+        x: gradients.Examples,
+        y: gradients.Examples,
         backend: str = "auto",
         *,
         chunk: int | None = None,
@@ -154,11 +153,9 @@ class DiffusionMatrix:
         >>> D.shape, D.how
         ((8, 8), 'gram, N = 5 < d = 8, 480 bytes; gradients layer by layer')
         """
-        if backend not in ("dense", "gram"):  # the weights are read again after this call, when they may have changed
-            model = copy.deepcopy(model)
         net = gradients.Network(model, loss, x, y, chunk)
         states = keeping.of_network(folder, net, group)
-        return cls(Gradients(net, Ranks(group, len(x)), progress, states), backend, memory)
+        return cls(Gradients(net, Ranks(group, net.N), progress, states), backend, memory)
 
     @property
     def backend(self) -> str:

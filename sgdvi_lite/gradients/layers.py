@@ -12,7 +12,10 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 from torch.nn.grad import conv2d_weight
+
+from sgdvi_lite.gradients.examples import Examples, each
 
 
 class Rows(NamedTuple):
@@ -35,6 +38,10 @@ class Rows(NamedTuple):
     def transposed_matmul(self, U: Tensor) -> Tensor:
         """Sums (w, m) of the gradients, weighted by the columns of ``U (n, m)``."""
         return self.rows.T @ U
+
+    def witness(self) -> Tensor:
+        """A number that is finite only if all of the gradients are."""
+        return self.rows.sum()
 
 
 class Outer(NamedTuple):
@@ -62,6 +69,10 @@ class Outer(NamedTuple):
         weighted = (self.a[:, :, None] * U[:, None, :]).flatten(1)
         return (self.delta.T @ weighted).view(-1, U.shape[1])
 
+    def witness(self) -> Tensor:
+        """A number that is finite only if all of the gradients are: the products, not only the factors."""
+        return torch.linalg.vector_norm(self.delta) * torch.linalg.vector_norm(self.a)
+
 
 Part = Rows | Outer  # gradients of n examples for the weights of one parameter: one tensor (n, w), or two factors
 
@@ -71,54 +82,109 @@ def widths(parts: list[Part]) -> list[int]:
     return [math.prod(tensor.shape[1] for tensor in part) for part in parts]
 
 
-def unknown_layer(model: nn.Module) -> str | None:
-    """Why :func:`layer_by_layer` cannot be used for a network: the layer that it does not know, or ``None``."""
+def _check_known(model: nn.Module) -> None:
+    """Raise if :func:`layer_by_layer` does not know a layer of a network."""
     seen: set[int] = set()
     for name, layer in model.named_modules():
-        title = f"{type(layer).__name__} {name!r}"
-        parameters = list(layer.parameters(recurse=False))
-        trained = {id(p) for p in parameters if p.requires_grad}
-        if getattr(layer, "inplace", False):
-            return f"{title} works in place"
-        if trained and not (_is_known(layer) and all(p.requires_grad for p in parameters)):
-            return f"{title} is none of {', '.join(t.__name__ for t in KNOWN)}, plain and whole"
+        own = {role: p for role, p in layer.named_parameters(recurse=False)}
+        trained = {id(p) for p in own.values() if p.requires_grad}
+        if trained and not (_is_known(layer) and own.keys() <= ROLES and all(p.requires_grad for p in own.values())):
+            names = ", ".join(t.__name__ for t in KNOWN)
+            raise NotImplementedError(f"{type(layer).__name__} {name!r} is none of {names}, plain and whole")
         if seen & trained:
-            return f"{title} shares its weights with another layer"
+            raise NotImplementedError(f"{type(layer).__name__} {name!r} shares its weights with another layer")
         seen |= trained
-    return None
 
 
 def _is_known(layer: nn.Module) -> bool:
     if type(layer) is nn.Conv2d:
         return layer.groups == 1 and layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
+    if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.running_mean is None:
+        return False  # it mixes the examples of a batch, in evaluation mode too
     return type(layer) in KNOWN
 
 
-def layer_by_layer(model: nn.Module, loss) -> Callable[[Tensor, Tensor], list[Part]]:
-    """The fast path: gradients of each example with respect to all trainable weights; see :func:`unknown_layer`."""
-    layers = [m for m in model.modules() if any(p.requires_grad for p in m.parameters(recurse=False))]
+class Call(NamedTuple):
+    """What is noted of the use of a layer: its input, and where in the graph its output and its input are made.
 
-    def of_each(x: Tensor, y: Tensor) -> list[Part]:
+    The gradient is asked for at that place: if the output is changed in place afterwards, the tensor is made elsewhere.
+    """
+
+    layer: nn.Module
+    a: Tensor
+    version: int
+    shape: torch.Size
+    output: GradientEdge
+    input: Node | None
+
+
+def layer_by_layer(model: nn.Module, loss) -> Callable[[Examples, Examples], list[Part]]:
+    """The fast way: gradients of each example with respect to all trainable weights.
+
+    Raises
+    ------
+    NotImplementedError
+        Here, if a layer is not known; from what is returned, if layers or their weights are used otherwise.
+    """
+    _check_known(model)
+    layers = [m for m in model.modules() if any(p.requires_grad for p in m.parameters(recurse=False))]
+    weights = {get_gradient_edge(p).node for p in model.parameters() if p.requires_grad}
+
+    def of_each(x: Examples, y: Examples) -> list[Part]:
         """For the weights in the order of ``model.parameters()``."""
-        calls: list[tuple[nn.Module, Tensor, Tensor]] = []
+        calls: list[Call] = []
         with ExitStack() as hooks, torch.enable_grad():
             for layer in layers:
-                hooks.enter_context(layer.register_forward_hook(lambda m, i, o: calls.append((m, i[0], o))))
+                hooks.enter_context(layer.register_forward_hook(_note_in(calls), prepend=True, with_kwargs=True))
             total = _sum_of_losses(loss, model(x), y)
-        deltas = torch.autograd.grad(total, [output for _, _, output in calls])
-        passed = {layer: (a.detach(), delta) for (layer, a, _), delta in zip(calls, deltas, strict=True)}
-        if len(calls) != len(layers) or len(passed) != len(layers):
+        if len(calls) != len(layers) or len({call.layer for call in calls}) != len(layers):
             raise NotImplementedError("a layer is not used exactly once")
-        return [part for layer in layers for part in KNOWN[type(layer)](layer, *passed[layer])]
+        if _reaches(total, weights, calls):
+            raise NotImplementedError("the loss depends on weights by another way than through their layer")
+        deltas = torch.autograd.grad(total, [call.output for call in calls], allow_unused=True)
+        if any(call.a._version != call.version for call in calls):
+            raise NotImplementedError("the input of a layer is changed in place")
+        passed = {call.layer: (call, delta) for call, delta in zip(calls, deltas, strict=True)}
+        return [part for layer in layers for part in _parts(*passed[layer])]
 
     return of_each
 
 
-def _sum_of_losses(loss, output: Tensor, y: Tensor) -> Tensor:
+def _note_in(calls: list[Call]):
+    def hook(layer: nn.Module, args: tuple, kwargs: dict, output: Tensor) -> None:
+        a = args[0] if args else kwargs["input"]
+        node = get_gradient_edge(a).node if a.requires_grad else None
+        calls.append(Call(layer, a, a._version, output.shape, get_gradient_edge(output), node))
+
+    return hook
+
+
+def _reaches(total: Tensor, weights: set[Node], calls: list[Call]) -> bool:
+    """Whether the graph leads from the loss to weights by a path that does not go through the call of a layer."""
+    inputs = {call.output.node: call.input for call in calls}
+    todo, seen = [get_gradient_edge(total).node], {None}
+    while todo:
+        node = todo.pop()
+        if node in weights:
+            return True
+        if node not in seen:
+            seen.add(node)
+            todo += [inputs[node]] if node in inputs else [other for other, _ in node.next_functions]
+    return False
+
+
+def _sum_of_losses(loss, output: Examples, y: Examples) -> Tensor:
     """Each example counts as a batch of its own. For cross entropy torch adds them up itself, and faster."""
-    if loss is nn.functional.cross_entropy:
+    if loss is nn.functional.cross_entropy and output.ndim == 2:
         return loss(output, y, reduction="sum")
-    return torch.func.vmap(loss)(output[:, None], y[:, None]).sum()
+    output, y = (each(lambda tensor: tensor[:, None], tree) for tree in (output, y))
+    return torch.func.vmap(loss)(output, y).sum()
+
+
+@torch.no_grad()
+def _parts(call: Call, delta: Tensor | None) -> list[Part]:
+    delta = call.a.new_zeros(call.shape) if delta is None else delta
+    return KNOWN[type(call.layer)](call.layer, call.a.detach(), delta)
 
 
 def _linear(layer: nn.Linear, a: Tensor, delta: Tensor) -> list[Part]:
@@ -144,6 +210,7 @@ def _batch_norm(layer: nn.modules.batchnorm._BatchNorm, a: Tensor, delta: Tensor
 
 # Layers whose gradients are computed here, and how: from their input and the gradient at their output.
 KNOWN = {nn.Linear: _linear, nn.Conv2d: _conv2d, nn.BatchNorm1d: _batch_norm, nn.BatchNorm2d: _batch_norm}
+ROLES = {"weight", "bias"}  # of their weights; pruned and normed layers have others, from which they compute these
 
 
 @torch.no_grad()

@@ -1,25 +1,31 @@
-"""Where per-example gradients come from, chunk by chunk: a network, layer by layer or by vmap, or a given array."""
+"""Where per-example gradients come from, chunk by chunk: from a network or a given array."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.func import functional_call, grad, vmap
 from tqdm.auto import tqdm
 
 from sgdvi_lite import _checks, nets
-from sgdvi_lite.gradients.layers import Part, Rows, layer_by_layer, rows, unknown_layer
+from sgdvi_lite.gradients.choice import choose
+from sgdvi_lite.gradients.conditions import State, full_precision
+from sgdvi_lite.gradients.examples import Examples, leaves
+from sgdvi_lite.gradients.layers import Part, Rows, rows
+from sgdvi_lite.gradients.problem import Loss, Problem, in_short, warn_of_weighted_mean
+from sgdvi_lite.gradients.ways import one_by_one
 
-Loss = Callable[[Tensor, Tensor], Tensor]
 CHUNK_BYTES = {"cpu": 32 * 2**20, "cuda": 512 * 2**20}
 """Default bound on the size of one chunk of gradients, in bytes: small enough for the caches, large enough to share
-the overhead of a pass."""
+the overhead of a pass. All that is computed on the way to them may take ten times as much."""
+WORKING = 10
 CHUNK_ROWS = 4096  # gradients in one chunk of a given array, which takes no memory of its own
-# Layers in which the examples of a batch are mixed, or noise is added, in training mode.
-MIXING = nn.modules.batchnorm._BatchNorm | nn.modules.dropout._DropoutNd
+MANY = 10_000  # examples, for which a pass for each is slow
+GOLDEN = 0.6180339887498949  # its multiples, without their integers, are spread evenly
 
 
 class Source:
@@ -42,6 +48,9 @@ class Source:
         How many numbers ``parts`` holds for one example, one entry for each tensor.
     how : str
         How they are computed.
+    working_bytes : int
+        What a pass takes at its peak beside what the caller keeps: the gradients of a chunk as ``parts`` gives them,
+        and what they are computed from.
     """
 
     def chunks(
@@ -54,7 +63,7 @@ class Source:
 class Given(Source):
     """Gradients (N, d) that are there already; they are not modified."""
 
-    how = "given"
+    how, working_bytes = "given", 0
 
     def __init__(self, gradients: Tensor, chunk: int = CHUNK_ROWS):
         self.N, self.d = gradients.shape
@@ -68,7 +77,7 @@ class Given(Source):
 
 
 class Network(Source):
-    """The per-example gradients of a network over its examples.
+    """The per-example gradients of a network over its examples, with the weights that it has when this is made.
 
     Parameters
     ----------
@@ -78,7 +87,7 @@ class Network(Source):
     Attributes
     ----------
     how : str
-        ``layer by layer``, or why the general path is taken.
+        ``layer by layer``; or ``vmap`` or ``one by one``, and why no faster way is taken.
 
     Examples
     --------
@@ -90,82 +99,109 @@ class Network(Source):
     (8, 'layer by layer', (2, 3, 2))
     """
 
-    def __init__(self, model: nn.Module, loss: Loss, x: Tensor, y: Tensor, chunk: int | None = None):
-        _check(model, loss, x, y)
+    def __init__(self, model: nn.Module, loss: Loss, x: Examples, y: Examples, chunk: int | None = None):
         if chunk is not None:
             _checks.count("chunk", chunk)
-        self.N, self.d, self.like = len(x), nets.count_parameters(model), x.new_empty(0)
-        bound = CHUNK_BYTES.get(x.device.type, CHUNK_BYTES["cpu"])
-        self.chunk = min(self.N, chunk or max(1, bound // (self.d * x.element_size())))
-        self.model, self.loss, self.x, self.y = model, loss, x, y
-        self._compute = layer_by_layer(model, loss)
-        reason = unknown_layer(model) or self._doubt()
-        self.how = f"vmap, since {reason}" if reason else "layer by layer"
-        if reason:
-            self._compute, self.widths = _batched(model, loss), (self.d,)
+        problem = self._problem = Problem.of(model, loss, x, y)
+        self.model, self.loss, self.x, self.y, self.N = model, loss, problem.x, problem.y, problem.N
+        self.d, self.like = nets.count_parameters(model), problem.weights[0].detach().new_empty(0)
+        self._state = State(model)
+        self._loop = one_by_one(model, loss, self._state)
+        with self._conditions():
+            self._choice = choice = choose(problem, self._loop, single=chunk == 1)
+        self.how, self.widths = choice.how, choice.widths
+        bound, row = CHUNK_BYTES.get(self.like.device.type, CHUNK_BYTES["cpu"]), self.d * self.like.element_size()
+        fitting = min(bound // row, (WORKING * bound - choice.fixed) // choice.growing)
+        self.chunk = min(self.N, chunk or max(1, fitting))
+        self.working_bytes = choice.fixed + self.chunk * choice.growing
+        self._period = max(1, 2 * bound // row)
+        self._versions = [t._version for t in leaves((self.x, self.y))]
+        self._warn()
 
-    def _doubt(self) -> str | None:
-        """Why the fast path is not taken: two examples have to confirm it."""
-        x, y = self.x[:2], self.y[:2]
+    @contextmanager
+    def _conditions(self) -> Iterator[None]:
+        """In full precision, of the network as it was; and what is said if a device has too little memory."""
         try:
-            exact, parts = _one_by_one(self.model, self.loss, x, y), self._compute(x, y)
-            error = (rows(parts) - exact).abs().max()
-        except RuntimeError as fault:  # if it is the network's, the general path meets it too
-            return str(fault)
-        self.widths = tuple(tensor.shape[1] for part in parts for tensor in part)
-        agree = error <= torch.finfo(x.dtype).eps ** 0.5 * exact.abs().max()
-        return None if agree else "two examples contradict the fast path"
+            with torch.inference_mode(False), full_precision(), self._state.in_force():
+                yield
+        except torch.OutOfMemoryError as error:
+            raise MemoryError(
+                f"gradients of {self.N:,} examples, d = {self.d:,}: the device has too little memory; lower chunk, or "
+                f"free what else is on it ({in_short(error)})"
+            ) from error
+
+    def _warn(self) -> None:
+        warn_of_weighted_mean(self.loss)
+        if self.how.startswith("one by one") and self.N >= MANY and self.chunk > 1:
+            text = f"gradients {self.how}: slow for {self.N:,} examples; give fewer, or a network of layers that "
+            warnings.warn(text + "torch.func.vmap can transform", stacklevel=3)
 
     def parts(self, progress: bool = False, first: int = 0) -> Iterator[list[Part]]:
         """Iterate over the gradients from ``first`` on, ``chunk`` at a time, those of linear layers as factors."""
         options = {"desc": "gradients", "unit": "example", "disable": not progress, "leave": False}
         with tqdm(total=self.N, initial=first, **options) as bar:
             for start in range(first, self.N, self.chunk):
-                x, y = (t[start : start + self.chunk] for t in (self.x, self.y))
-                parts = self._compute(x, y)
-                for tensor in (tensor for part in parts for tensor in part):
-                    _checks.finite("gradients", tensor, first=start)
+                n = min(self.chunk, self.N - start)
+                with self._conditions():
+                    parts = self._checked(start, n)
                 yield parts
-                bar.update(len(x))
+                bar.update(n)
 
+    def _checked(self, start: int, n: int) -> list[Part]:
+        """The gradients of ``n`` examples, unless something is wrong with them."""
+        unchanged = [t._version for t in leaves((self.x, self.y))] == self._versions
+        _checks.require(unchanged, "x or y was changed in place after it was given; expected the same; give a copy")
+        try:
+            parts = self._choice.way(*self._problem.take(slice(start, start + n)))
+        except Exception as fault:
+            if self._choice.judge is None or isinstance(fault, torch.OutOfMemoryError):
+                raise
+            raise self._distrust(start, in_short(fault)) from fault
+        if not torch.stack([part.witness() for part in parts]).isfinite().all():
+            _checks.finite("gradients", rows(parts), first=start)
+        if self._choice.judge and -start % self._period < n:
+            self._compare(parts, start, int(n * ((start + 1) * GOLDEN % 1)))
+        return parts
 
-def _one_by_one(model: nn.Module, loss: Loss, x: Tensor, y: Tensor) -> Tensor:
-    """Gradients (n, d) by a backward pass for each example."""
-    weights = [p for p in model.parameters() if p.requires_grad]
-    values = (loss(model(x[k : k + 1]), y[k : k + 1]) for k in range(len(x)))
-    gradients = (torch.autograd.grad(value, weights) for value in values)
-    return torch.stack([torch.cat([g.reshape(-1) for g in row]) for row in gradients])
+    def _compare(self, parts: list[Part], start: int, k: int) -> None:
+        """Let the loop compute gradient ``k`` of these too: the others in its chunk should have had no part in it."""
+        found = rows([type(part)(*(tensor[k : k + 1] for tensor in part)) for part in parts])
+        x, y = self._problem.take(slice(start + k, start + k + 1))
+        if not self._choice.judge.agree(found, self._loop(x, y)[0].rows, x, y):
+            raise self._distrust(start + k, "it is not the gradient of that example alone")
 
-
-def _batched(model: nn.Module, loss: Loss) -> Callable[[Tensor, Tensor], list[Part]]:
-    """The general path: gradients of each example for any network."""
-    weights = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
-
-    def of_one(weights: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
-        return loss(functional_call(model, weights, (x[None],)), y[None])
-
-    def of_each(x: Tensor, y: Tensor) -> list[Part]:
-        gradients = vmap(grad(of_one), in_dims=(None, 0, 0))(weights, x, y)
-        return [Rows(torch.cat([g.reshape(len(g), -1) for g in gradients.values()], dim=1))]
-
-    return of_each
+    def _distrust(self, k: int, why: str) -> ValueError:
+        return ValueError(
+            f"gradients {self.how.split(',')[0]}, example {k}: {why}, though a sample agreed; expected that examples "
+            "do not see each other; give chunk=1, with which each has a pass of its own"
+        )
 
 
 def chunks(
-    model: nn.Module, loss: Loss, x: Tensor, y: Tensor, *, chunk: int | None = None, progress: bool = False
+    model: nn.Module, loss: Loss, x: Examples, y: Examples, *, chunk: int | None = None, progress: bool = False
 ) -> Iterator[Float[Tensor, "n d"]]:
     """Iterate over the per-example gradients, at most ``chunk`` examples at a time.
+
+    The gradient of example ``k`` is that of ``loss(model(x[k:k+1]), y[k:k+1])``, a batch of one, whatever the network
+    is made of. It is computed layer by layer, by :func:`torch.func.vmap`, or in a loop over the examples: the first of
+    these that agrees with the loop on a sample; ``Network(...).how`` says which, and why.
 
     Parameters
     ----------
     model
-        A network in evaluation mode; gradients are taken with respect to all its trainable weights.
+        A network in evaluation mode; gradients are taken with respect to all its trainable weights. It is left as it
+        was.
     loss
-        Maps outputs and targets of a batch of one to a scalar, such as ``torch.nn.functional.cross_entropy``.
+        Maps outputs and targets of a batch of one to a scalar, such as ``torch.nn.functional.cross_entropy``. Beware of
+        class weights: ``CrossEntropyLoss(weight=w)`` divides by the weights of the examples in the batch, in a batch of
+        one by the example's own, so that they cancel. ``CrossEntropyLoss(weight=w, reduction="sum")`` has gradients
+        with weights.
     x, y
-        Inputs and targets, ``N`` of each, on the network's device; ``x`` has its dtype.
+        Inputs and targets on the network's device: tensors or numpy arrays with ``N`` rows, or dicts, tuples, lists of
+        them. ``model`` gets ``x`` as one argument. Integers, such as tokens, are welcome.
     chunk
-        Examples at a time; by default as many as fit :data:`CHUNK_BYTES`.
+        Examples at a time; by default as many as fit :data:`CHUNK_BYTES`. With 1, each is sure to have a pass of its
+        own.
     progress
         Whether to show a progress bar.
 
@@ -176,16 +212,30 @@ def chunks(
 
     Raises
     ------
+    TypeError
+        If ``x`` or ``y`` holds anything else.
     ValueError
-        Before any work: if there are no examples, lengths differ, ``x`` has another dtype or device than the network,
-        batch-norm or dropout is in training mode, a label is out of range, the loss is no scalar. During it: if a
-        gradient is NaN or infinite.
+        Before any work: if there are no examples, lengths differ, dtypes or devices do not fit, the weights are not
+        float32 or float64, batch-norm or dropout is in training mode, two passes over an example differ, a label or a
+        token is out of range, the loss is no scalar. During it: if a gradient is NaN or infinite, examples turn out to
+        see each other, or ``x`` or ``y`` is changed in place.
+    MemoryError
+        If a device has too little memory.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sgdvi_lite import gradients
+    >>> tokens, next_one = torch.tensor([[1, 2], [2, 0], [0, 1]]), torch.tensor([0, 1, 2])
+    >>> model = torch.nn.Sequential(torch.nn.Embedding(3, 4), torch.nn.Flatten(), torch.nn.Linear(8, 3))
+    >>> [G.shape for G in gradients.chunks(model, torch.nn.functional.cross_entropy, tokens, next_one, chunk=2)]
+    [torch.Size([2, 39]), torch.Size([1, 39])]
     """
     return Network(model, loss, x, y, chunk).chunks(progress)
 
 
 def per_example_gradients(
-    model: nn.Module, loss: Loss, x: Tensor, y: Tensor, *, chunk: int | None = None, progress: bool = False
+    model: nn.Module, loss: Loss, x: Examples, y: Examples, *, chunk: int | None = None, progress: bool = False
 ) -> Float[Tensor, "N d"]:
     """All per-example gradients in one array; arguments and errors are those of :func:`chunks`.
 
@@ -203,33 +253,3 @@ def per_example_gradients(
     for block, parts in zip(out.split(source.chunk), source.parts(progress), strict=True):
         rows(parts, block)
     return out
-
-
-def _check(model: nn.Module, loss: Loss, x: Tensor, y: Tensor) -> None:
-    _checks.same_length("x", x, "y", y)
-    for name, layer in model.named_modules():
-        if isinstance(layer, MIXING) and layer.training:
-            raise ValueError(
-                f"model: {type(layer).__name__} {name!r} is in training mode, where examples are mixed; "
-                "call model.eval() first"
-            )
-    weight = next((p for p in model.parameters() if p.requires_grad), None)
-    _checks.require(weight is not None, "model: has no trainable weights; set requires_grad on at least one")
-    if (weight.dtype, weight.device) != (x.dtype, x.device):
-        raise ValueError(
-            f"x is {x.dtype} on {x.device}, the model {weight.dtype} on {weight.device}: expected the same; "
-            "convert one with .to(dtype=..., device=...)"
-        )
-    with torch.no_grad():
-        output = model(x[:1])
-    if not y.is_floating_point() and output.ndim == 2:
-        _check_labels(y, output.shape[1])
-    shape = tuple(loss(output, y[:1]).shape)
-    if shape != ():
-        raise ValueError(f"loss: gave shape {shape} for a batch of one; expected a scalar; use reduction='mean'")
-
-
-def _check_labels(y: Tensor, classes: int) -> None:
-    low, high = int(y.min()), int(y.max())
-    fault = f"y has labels from {low} to {high}: expected 0 to {classes - 1}, the model's outputs; relabel the classes"
-    _checks.require(0 <= low and high < classes, fault)

@@ -5,7 +5,7 @@ import torch
 from problems import WEIGHTS, generator, network_problem
 
 from sgdvi_lite import DiffusionMatrix, data, gradients, nets, sgd
-from sgdvi_lite.gradients.source import _batched
+from sgdvi_lite.gradients.ways import by_vmap as _batched
 
 backpack = pytest.importorskip("backpack", reason="the peer is missing: run make bench")
 CHUNK = {"tiny-fc": 4000, "small-fc": 1000, "small-lenet": 512, "small-allcnn": 128}

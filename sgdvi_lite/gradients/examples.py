@@ -1,0 +1,95 @@
+"""Examples in tensors, or in dicts, tuples and lists of tensors, each with a row for each example."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sgdvi_lite import _checks
+
+Examples = Tensor | np.ndarray | Mapping | tuple | list | None
+"""Inputs or targets: an array, or a dict, tuple or list of them, however deep; ``None`` stands for nothing."""
+
+
+def each(f: Callable[[Tensor], Tensor], tree: Examples) -> Examples:
+    """The same dict, tuple or list with ``f`` of each of its tensors.
+
+    Examples
+    --------
+    >>> from sgdvi_lite.gradients import examples
+    >>> examples.each(lambda t: 2 * t, {"one": torch.tensor(1), "others": (torch.tensor(2), None)})
+    {'one': tensor(2), 'others': (tensor(4), None)}
+    """
+    if isinstance(tree, Mapping):
+        new = copy.copy(tree)
+        for name, part in tree.items():
+            new[name] = each(f, part)
+        return new
+    if isinstance(tree, tuple | list):
+        parts = [each(f, part) for part in tree]
+        return type(tree)(*parts) if hasattr(tree, "_fields") else type(tree)(parts)
+    return tree if tree is None else f(tree)
+
+
+def take(tree: Examples, rows: slice | Tensor) -> Examples:
+    """The same with some of the examples only."""
+    return each(lambda tensor: tensor[rows], tree)
+
+
+def leaves(tree: Examples) -> list[Tensor]:
+    """The tensors, in order."""
+    found: list[Tensor] = []
+    each(lambda tensor: found.append(tensor) or tensor, tree)
+    return found
+
+
+def tensors(name: str, value: Examples) -> Examples:
+    """The same in tensors that keep no graph; numpy arrays are copied.
+
+    Raises
+    ------
+    TypeError
+        If there is anything else in it.
+    """
+
+    def tensor(array) -> Tensor:
+        if not isinstance(array, Tensor | np.ndarray):
+            kind = f"{name} holds {array!r:.40}, a {type(array).__name__}"
+            raise TypeError(f"{kind}: expected tensors or numpy arrays, or dicts, tuples, lists of them")
+        return array.detach() if isinstance(array, Tensor) else torch.tensor(array)
+
+    return each(tensor, value)
+
+
+def count(x: Examples, y: Examples) -> int:
+    """Number of examples.
+
+    Raises
+    ------
+    ValueError
+        If it is zero, or not the same in all tensors.
+    """
+    inputs, others = leaves(x), leaves(y)
+    _checks.require(inputs, "x holds no tensor: expected at least one, with a row for each example")
+    for tensor in inputs + others:
+        _checks.shape("x or y", tensor.shape, tensor.ndim, "a row for each example, in a tensor of dimension >= 1")
+    for tensor in inputs[1:]:
+        _checks.same_length("x", inputs[0], "x, further on,", tensor)
+    for tensor in others or inputs[:1]:
+        _checks.same_length("x", inputs[0], "y", tensor)
+    return len(inputs[0])
+
+
+def integers(tree: Examples) -> list[Tensor]:
+    """The tensors of integers in it: tokens, labels or counts."""
+    return [t for t in leaves(tree) if not (t.is_floating_point() or t.is_complex() or t.dtype == torch.bool)]
+
+
+def ends(tree: Examples) -> tuple[int, int]:
+    """The least and the largest of these integers."""
+    found = [t for t in integers(tree) if t.numel()]
+    return min(int(t.min()) for t in found), max(int(t.max()) for t in found)

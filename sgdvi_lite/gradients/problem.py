@@ -1,0 +1,134 @@
+"""What gradients are asked of: a network, a loss and examples; and what is seen to be wrong with them in advance."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from sgdvi_lite import _checks
+from sgdvi_lite.gradients.examples import Examples, count, each, ends, integers, leaves, take, tensors
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+DTYPES = (torch.float32, torch.float64)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A network, a loss, and ``N`` examples in tensors; ``weights`` are the trainable ones."""
+
+    model: nn.Module
+    loss: Loss
+    x: Examples
+    y: Examples
+    N: int
+    weights: list[nn.Parameter]
+
+    @classmethod
+    def of(cls, model: nn.Module, loss: Loss, x: Examples, y: Examples) -> Problem:
+        """The problem, unless something is wrong with the network or the lengths."""
+        x, y = tensors("x", x), tensors("y", y)
+        N = count(x, y)
+        _check_modes(model)
+        return cls(model, loss, x, y, N, _checked_weights(model))
+
+    def take(self, rows: slice | Tensor) -> tuple[Examples, Examples]:
+        """Some of the inputs and targets."""
+        return take(self.x, rows), take(self.y, rows)
+
+    def extremes(self) -> list[int]:
+        """The first example, and those with the least and the largest integers: tokens or labels."""
+        found = [t.reshape(self.N, -1) for t in integers((self.x, self.y)) if t.numel()]
+        pairs = [(int(t.amin(1).argmin()), int(t.amax(1).argmax())) for t in found]
+        return list(dict.fromkeys([0, *(k for pair in pairs for k in pair)]))
+
+    def try_one(self, k: int) -> None:
+        """Compute the loss of one example, and raise with advice if that fails.
+
+        Raises
+        ------
+        ValueError
+            If dtypes or devices do not fit, a token or label is out of range, or the loss is no scalar.
+        """
+        x, y = self.take(slice(k, k + 1))
+        try:
+            output = self.model(x)
+        except (RuntimeError, IndexError) as fault:
+            raise self._about_inputs(fault, k) from fault
+        if any(t.is_cuda for t in leaves(y)):  # there a label out of range would end the process
+            with suppress(RuntimeError):
+                self._loss_of(*(each(Tensor.cpu, tree) for tree in (output, y)))
+        value = self._loss_of(output, y)
+        shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+        fault = f"loss: gave shape {shape} for a batch of one; expected a scalar; use reduction='mean'"
+        _checks.require(shape == (), fault)
+
+    def _about_inputs(self, fault: Exception, k: int) -> Exception:
+        weight = self.weights[0]
+        for x in leaves(self.x):
+            if x.device != weight.device or (x.is_floating_point() and x.dtype != weight.dtype):
+                return ValueError(
+                    f"x is {x.dtype} on {x.device}, the model {weight.dtype} on {weight.device}: expected the same; "
+                    f"convert one with .to(dtype=..., device=...) ({in_short(fault)})"
+                )
+        if isinstance(fault, IndexError) and integers(self.x):
+            return ValueError(
+                f"x has integers from {' to '.join(map(str, ends(self.x)))}: expected those for which the model has a "
+                f"row, and it refuses example {k} ({in_short(fault)}); number the tokens anew"
+            )
+        fault.add_note(f"the model fails on example {k} as a batch of one: on x[{k}:{k + 1}]")
+        return fault
+
+    def _loss_of(self, output: Examples, y: Examples) -> Tensor:
+        try:
+            return self.loss(output, y)
+        except IndexError as fault:
+            if not (integers(y) and isinstance(output, Tensor) and output.ndim > 1):
+                raise
+            low, high = ends(self.y)
+            raise ValueError(
+                f"y has labels from {low} to {high}: expected 0 to {output.shape[1] - 1}, the model's outputs; "
+                f"relabel the classes ({in_short(fault)})"
+            ) from fault
+
+
+def in_short(fault: Exception) -> str:
+    """The first sentence of an error."""
+    return (str(fault).strip() or type(fault).__name__).splitlines()[0].split(". ")[0][:150]
+
+
+def warn_of_weighted_mean(loss: Loss) -> None:
+    """Say what a weighted mean is for a batch of one."""
+    if isinstance(loss, nn.CrossEntropyLoss | nn.NLLLoss) and loss.weight is not None and loss.reduction == "mean":
+        warnings.warn(
+            "loss: its mean is weighted and divides by the weights, which cancel in a batch of one: gradients are as "
+            "without class weights; use reduction='sum' to have them",
+            stacklevel=4,
+        )
+
+
+def _check_modes(model: nn.Module) -> None:
+    for name, layer in model.named_modules():
+        mixing = isinstance(layer, nn.modules.batchnorm._BatchNorm)
+        if layer.training and (mixing or (isinstance(layer, nn.modules.dropout._DropoutNd) and layer.p > 0)):
+            raise ValueError(
+                f"model: {type(layer).__name__} {name!r} is in training mode, where examples are "
+                f"{'mixed' if mixing else 'dropped at random'}; call model.eval() first"
+            )
+
+
+def _checked_weights(model: nn.Module) -> list[nn.Parameter]:
+    lazy = [name for name, p in model.named_parameters() if nn.parameter.is_lazy(p)]
+    _checks.require(not lazy, f"model: {', '.join(lazy)} has no shape yet: expected one; call the model once before")
+    weights = [p for p in model.parameters() if p.requires_grad]
+    _checks.require(weights, "model: has no trainable weights; set requires_grad on at least one")
+    kinds = {(p.dtype, p.device) for p in weights}
+    good = len(kinds) == 1 and weights[0].dtype in DTYPES
+    found = ", ".join(sorted(f"{dtype} on {device}" for dtype, device in kinds))
+    _checks.require(good, f"model: has trainable weights in {found}; expected all in float32, or in float64, on one "
+                    "device; convert it with model.float() or model.double()")  # fmt: skip
+    return weights

@@ -1,0 +1,122 @@
+"""The loop over examples, which is what per-example gradients mean; the faster ways; and what makes one trusted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad_and_value, vmap
+
+from sgdvi_lite.gradients.conditions import State
+from sgdvi_lite.gradients.examples import Examples, each, leaves, take
+from sgdvi_lite.gradients.layers import Part, Rows
+from sgdvi_lite.gradients.problem import Loss
+
+Way = Callable[[Examples, Examples], list[Part]]
+ROUNDING = 32.0  # times the change that comes with another rounding of the weights may be due to rounding
+
+
+def one_by_one(model: nn.Module, loss: Loss, state: State) -> Way:
+    """The definition: a backward pass for each example, a batch of its own, through the network in that state."""
+    weights = [p for p in model.parameters() if p.requires_grad]
+
+    def of_one(x: Examples, y: Examples, out: Tensor) -> None:
+        with torch.enable_grad():
+            value = loss(model(x), y)
+        unused = [None] * len(weights)
+        found = torch.autograd.grad(value, weights, allow_unused=True) if value.requires_grad else unused
+        pairs = zip(weights, found, strict=True)
+        torch.cat([(torch.zeros_like(p) if g is None else g).reshape(-1) for p, g in pairs], out=out)
+        state.restore()
+
+    def of_each(x: Examples, y: Examples) -> list[Part]:
+        n = len(leaves(x)[0])
+        rows = weights[0].new_empty(n, sum(p.numel() for p in weights))
+        for k in range(n):
+            of_one(*(take(tree, slice(k, k + 1)) for tree in (x, y)), rows[k])
+        return [Rows(rows)]
+
+    return of_each
+
+
+def by_vmap(model: nn.Module, loss: Loss) -> Way:
+    """The same for all examples at once, where torch can transform the network."""
+    weights = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
+
+    def of_one(weights: dict[str, Tensor], x: Examples, y: Examples) -> Tensor:
+        x, y = (each(lambda tensor: tensor[None], tree) for tree in (x, y))
+        return loss(functional_call(model, weights, (x,)), y)
+
+    def of_each(x: Examples, y: Examples) -> list[Part]:
+        with torch.enable_grad():  # so that a loss shows whether it reaches the parameters themselves
+            found, values = vmap(grad_and_value(of_one), in_dims=(None, 0, 0))(weights, x, y)
+        if values.requires_grad:
+            raise NotImplementedError(
+                "the loss depends on weights by another way than through the network's parameters"
+            )
+        return [Rows(torch.cat([found[name].detach().reshape(len(values), -1) for name in weights], dim=1))]
+
+    return of_each
+
+
+@dataclass
+class Judge:
+    """Compares gradients with those of the loop, each parameter by its own scale.
+
+    Attributes
+    ----------
+    loop : Way
+        The loop.
+    weights : list of Tensor
+        Parameters of the network.
+    scale, noise : Tensor
+        Largest gradient of each parameter in the sample, and largest change of it with another rounding of the
+        weights (zero as long as nobody asked).
+    """
+
+    loop: Way
+    weights: list[Tensor]
+    scale: Tensor
+    noise: Tensor
+
+    @classmethod
+    def of(cls, loop: Way, weights: list[Tensor], exact: Tensor) -> Judge:
+        """The judge who has seen these gradients by the loop."""
+        scale = _largest(exact, weights)
+        return cls(loop, weights, scale, torch.zeros_like(scale))
+
+    def agree(self, found: Tensor, exact: Tensor, x: Examples, y: Examples) -> bool:
+        """Whether gradients (n, d) agree with those of the loop: up to half the digits, or up to rounding."""
+        if self._within(found, exact):
+            return True
+        self.scale = torch.maximum(self.scale, _largest(exact, self.weights))
+        if self._within(found, exact):
+            return True
+        self.noise = torch.maximum(self.noise, self._measured(exact, x, y))
+        return self._within(found, exact)
+
+    def _within(self, found: Tensor, exact: Tensor) -> bool:
+        half = torch.finfo(exact.dtype).eps ** 0.5
+        allowed = half * self.scale + (ROUNDING * self.noise).clamp(max=half * self.scale.max().item())
+        sizes = torch.tensor([p.numel() for p in self.weights], device=exact.device)
+        return bool(((found - exact).abs() <= allowed.repeat_interleave(sizes)).all())
+
+    def _measured(self, exact: Tensor, x: Examples, y: Examples) -> Tensor:
+        """Largest changes of the gradients with weights that are rounded otherwise: what is zero but for rounding."""
+        eps, generator = torch.finfo(exact.dtype).eps, torch.Generator().manual_seed(0)
+        before = [p.detach().clone() for p in self.weights]
+        try:
+            for p in self.weights:
+                p.data.mul_(1 + eps * torch.randn(p.shape, generator=generator).to(p))
+            return _largest(self.loop(x, y)[0].rows - exact, self.weights)
+        finally:
+            for p, value in zip(self.weights, before, strict=True):
+                p.data.copy_(value)
+
+
+def _largest(G: Tensor, weights: list[Tensor]) -> Tensor:
+    """Largest size (parameters,) in the columns of each parameter."""
+    parts = G.split([p.numel() for p in weights], dim=1)
+    return torch.stack([part.abs().max() if part.numel() else G.new_zeros(()) for part in parts])
