@@ -4,15 +4,20 @@ import itertools
 from fractions import Fraction
 
 import torch
+from torch.utils._pytree import tree_leaves, tree_map
 
 
 def autograd_gradients(model, loss, x, y):
-    """Per-example gradients by one backward pass for each example."""
-    rows = []
-    for k in range(len(x)):
-        model.zero_grad()
-        loss(model(x[k : k + 1]), y[k : k + 1]).backward()
-        rows.append(torch.cat([p.grad.reshape(-1).clone() for p in model.parameters()]))
+    """Per-example gradients by one backward pass for each example; inputs and outputs may be dicts and tuples."""
+    weights, rows = [p for p in model.parameters() if p.requires_grad], []
+    for k in range(len(next(iter(tree_leaves(x))))):
+        for p in weights:
+            p.grad = torch.zeros_like(p)
+        x_k, y_k = (tree_map(lambda t, k=k: None if t is None else t[k : k + 1], tree) for tree in (x, y))
+        value = loss(model(x_k), y_k)
+        if value.requires_grad:
+            value.backward()
+        rows.append(torch.cat([p.grad.reshape(-1).clone() for p in weights]))
     model.zero_grad()
     return torch.stack(rows)
 

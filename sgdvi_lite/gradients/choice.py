@@ -74,8 +74,10 @@ def _judged(make: Callable[..., Way], problem: Problem, judge: Judge, exact: Ten
         found = rows(parts)
     except torch.OutOfMemoryError:
         raise
-    except Exception as fault:  # the loop did without: it is not the network's, but what this way asks of networks
+    except Exception as fault:  # the loop had none: it is not the network's, but of what this way asks of a network
         raise Doubt(in_short(fault)) from fault
+    finally:
+        problem.state.restore()
     if not judge.agree(found, exact, x, y):
         raise Doubt(f"{len(exact)} examples contradict it")
     widths = tuple(tensor.shape[1] for part in parts for tensor in part)
@@ -90,8 +92,7 @@ def _sample(problem: Problem, loop: Way) -> tuple[list[int], Tensor, Judge]:
     """
     order = torch.randperm(problem.N, generator=torch.Generator().manual_seed(0)).tolist()
     extremes = problem.extremes()
-    for k in extremes:
-        problem.try_one(k)
+    depends = [problem.try_one(k) for k in extremes]
     order, exact = list(dict.fromkeys(extremes + order)), None
     while exact is None or (len(exact) < min(problem.N, LARGEST_SAMPLE) and not judge.scale.all()):
         more = order[:SAMPLE] if exact is None else order[len(exact) : 2 * len(exact)]
@@ -100,6 +101,10 @@ def _sample(problem: Problem, loop: Way) -> tuple[list[int], Tensor, Judge]:
             _checks.finite("gradients", row[None], first=k)
         exact = new if exact is None else torch.cat([exact, new])
         judge = Judge.of(loop, problem.weights, exact)
+    text = (
+        "loss: depends on no trainable weight; expected that it does; detach nothing, and compute no part without grad"
+    )
+    _checks.require(any(depends) or exact.any(), text)
     k = int(exact.abs().amax(1).argmax())
     x, y = problem.take(slice(order[k], order[k] + 1))
     if not judge.agree(loop(x, y)[0].rows, exact[k : k + 1], x, y):

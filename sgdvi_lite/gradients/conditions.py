@@ -71,7 +71,8 @@ def _refill(dicts, trained) -> None:
             now.clear()
             now.update(then)
     for p, flag in trained:
-        p.requires_grad_(flag)
+        if p.requires_grad != flag:
+            p.requires_grad_(flag)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ Examples = Tensor | np.ndarray | Mapping | tuple | list | None
 """Inputs or targets: an array, or a dict, tuple or list of them, however deep; ``None`` stands for nothing."""
 
 
-def each(f: Callable[[Tensor], Tensor], tree: Examples) -> Examples:
+def each(f: Callable[[Tensor], object], tree: Examples):
     """The same dict, tuple or list with ``f`` of each of its tensors.
 
     Examples
@@ -40,6 +40,11 @@ def take(tree: Examples, rows: slice | Tensor) -> Examples:
     return each(lambda tensor: tensor[rows], tree)
 
 
+def dims(tree: Examples):
+    """The same with 0, the dimension of the examples, for each tensor: what :func:`torch.func.vmap` goes over."""
+    return each(lambda tensor: 0, tree)
+
+
 def leaves(tree: Examples) -> list[Tensor]:
     """The tensors, in order."""
     found: list[Tensor] = []
@@ -57,10 +62,12 @@ def tensors(name: str, value: Examples) -> Examples:
     """
 
     def tensor(array) -> Tensor:
-        if not isinstance(array, Tensor | np.ndarray):
-            kind = f"{name} holds {array!r:.40}, a {type(array).__name__}"
-            raise TypeError(f"{kind}: expected tensors or numpy arrays, or dicts, tuples, lists of them")
-        return array.detach() if isinstance(array, Tensor) else torch.tensor(array)
+        if not isinstance(array, Tensor | np.ndarray) or (isinstance(array, Tensor) and array.layout != torch.strided):
+            kind = f"{name} holds {array!r:.40}, of {type(array)}"
+            raise TypeError(f"{kind}: expected dense tensors or numpy arrays, or dicts, tuples, lists of them")
+        if not isinstance(array, Tensor):
+            return torch.tensor(array)
+        return array.clone() if array.is_inference() else array.detach()
 
     return each(tensor, value)
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 from torch.nn.grad import conv2d_weight
 
-from sgdvi_lite.gradients.examples import Examples, each
+from sgdvi_lite.gradients.examples import Examples, dims, each
 
 
 class Rows(NamedTuple):
@@ -173,12 +173,12 @@ def _reaches(total: Tensor, weights: set[Node], calls: list[Call]) -> bool:
     return False
 
 
-def _sum_of_losses(loss, output: Examples, y: Examples) -> Tensor:
+def _sum_of_losses(loss, output, y: Examples) -> Tensor:
     """Each example counts as a batch of its own. For cross entropy torch adds them up itself, and faster."""
     if loss is nn.functional.cross_entropy and output.ndim == 2:
         return loss(output, y, reduction="sum")
     output, y = (each(lambda tensor: tensor[:, None], tree) for tree in (output, y))
-    return torch.func.vmap(loss)(output, y).sum()
+    return torch.func.vmap(loss, (dims(output), dims(y)))(output, y).sum()
 
 
 @torch.no_grad()

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sgdvi_lite import _checks
+from sgdvi_lite.gradients.conditions import State
 from sgdvi_lite.gradients.examples import Examples, count, each, ends, integers, leaves, take, tensors
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -19,7 +20,7 @@ DTYPES = (torch.float32, torch.float64)
 
 @dataclass(frozen=True)
 class Problem:
-    """A network, a loss, and ``N`` examples in tensors; ``weights`` are the trainable ones."""
+    """A network, a loss, and ``N`` examples in tensors; the trainable weights, and the state that the network is in."""
 
     model: nn.Module
     loss: Loss
@@ -27,6 +28,7 @@ class Problem:
     y: Examples
     N: int
     weights: list[nn.Parameter]
+    state: State
 
     @classmethod
     def of(cls, model: nn.Module, loss: Loss, x: Examples, y: Examples) -> Problem:
@@ -34,7 +36,7 @@ class Problem:
         x, y = tensors("x", x), tensors("y", y)
         N = count(x, y)
         _check_modes(model)
-        return cls(model, loss, x, y, N, _checked_weights(model))
+        return cls(model, loss, x, y, N, _checked_weights(model), State(model))
 
     def take(self, rows: slice | Tensor) -> tuple[Examples, Examples]:
         """Some of the inputs and targets."""
@@ -46,8 +48,8 @@ class Problem:
         pairs = [(int(t.amin(1).argmin()), int(t.amax(1).argmax())) for t in found]
         return list(dict.fromkeys([0, *(k for pair in pairs for k in pair)]))
 
-    def try_one(self, k: int) -> None:
-        """Compute the loss of one example, and raise with advice if that fails.
+    def try_one(self, k: int) -> bool:
+        """Compute the loss of one example, and raise with advice if that fails; whether it depends on weights.
 
         Raises
         ------
@@ -57,7 +59,7 @@ class Problem:
         x, y = self.take(slice(k, k + 1))
         try:
             output = self.model(x)
-        except (RuntimeError, IndexError) as fault:
+        except (RuntimeError, IndexError, TypeError) as fault:
             raise self._about_inputs(fault, k) from fault
         if any(t.is_cuda for t in leaves(y)):  # there a label out of range would end the process
             with suppress(RuntimeError):
@@ -66,6 +68,8 @@ class Problem:
         shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
         fault = f"loss: gave shape {shape} for a batch of one; expected a scalar; use reduction='mean'"
         _checks.require(shape == (), fault)
+        self.state.restore()
+        return value.requires_grad
 
     def _about_inputs(self, fault: Exception, k: int) -> Exception:
         weight = self.weights[0]
@@ -83,11 +87,13 @@ class Problem:
         fault.add_note(f"the model fails on example {k} as a batch of one: on x[{k}:{k + 1}]")
         return fault
 
-    def _loss_of(self, output: Examples, y: Examples) -> Tensor:
+    def _loss_of(self, output: object, y: Examples) -> object:
         try:
             return self.loss(output, y)
-        except IndexError as fault:
-            if not (integers(y) and isinstance(output, Tensor) and output.ndim > 1):
+        except (RuntimeError, IndexError, TypeError) as fault:
+            labels = isinstance(fault, IndexError) and isinstance(output, Tensor) and output.ndim > 1 and integers(y)
+            if not labels:
+                fault.add_note("the loss fails on a batch of one: on model(x[k:k+1]) and y[k:k+1]")
                 raise
             low, high = ends(self.y)
             raise ValueError(
@@ -122,8 +128,9 @@ def _check_modes(model: nn.Module) -> None:
 
 
 def _checked_weights(model: nn.Module) -> list[nn.Parameter]:
-    lazy = [name for name, p in model.named_parameters() if nn.parameter.is_lazy(p)]
-    _checks.require(not lazy, f"model: {', '.join(lazy)} has no shape yet: expected one; call the model once before")
+    lazy = [name for name, p in model.named_parameters() if nn.parameter.is_lazy(p) or p.is_meta or p.is_inference()]
+    fault = f"model: {', '.join(lazy)}: expected weights with numbers, made outside of torch.inference_mode; call the "
+    _checks.require(not lazy, fault + "model once, or load its weights")
     weights = [p for p in model.parameters() if p.requires_grad]
     _checks.require(weights, "model: has no trainable weights; set requires_grad on at least one")
     kinds = {(p.dtype, p.device) for p in weights}

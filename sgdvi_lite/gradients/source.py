@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 
 from sgdvi_lite import _checks, nets
 from sgdvi_lite.gradients.choice import choose
-from sgdvi_lite.gradients.conditions import State, full_precision
+from sgdvi_lite.gradients.conditions import full_precision
 from sgdvi_lite.gradients.examples import Examples, leaves
 from sgdvi_lite.gradients.layers import Part, Rows, rows
 from sgdvi_lite.gradients.problem import Loss, Problem, in_short, warn_of_weighted_mean
@@ -102,11 +102,11 @@ class Network(Source):
     def __init__(self, model: nn.Module, loss: Loss, x: Examples, y: Examples, chunk: int | None = None):
         if chunk is not None:
             _checks.count("chunk", chunk)
-        problem = self._problem = Problem.of(model, loss, x, y)
+        with torch.inference_mode(False):
+            problem = self._problem = Problem.of(model, loss, x, y)
         self.model, self.loss, self.x, self.y, self.N = model, loss, problem.x, problem.y, problem.N
         self.d, self.like = nets.count_parameters(model), problem.weights[0].detach().new_empty(0)
-        self._state = State(model)
-        self._loop = one_by_one(model, loss, self._state)
+        self._loop = one_by_one(problem)
         with self._conditions():
             self._choice = choice = choose(problem, self._loop, single=chunk == 1)
         self.how, self.widths = choice.how, choice.widths
@@ -122,7 +122,7 @@ class Network(Source):
     def _conditions(self) -> Iterator[None]:
         """In full precision, of the network as it was; and what is said if a device has too little memory."""
         try:
-            with torch.inference_mode(False), full_precision(), self._state.in_force():
+            with torch.inference_mode(False), full_precision(), self._problem.state.in_force():
                 yield
         except torch.OutOfMemoryError as error:
             raise MemoryError(
@@ -157,6 +157,7 @@ class Network(Source):
             if self._choice.judge is None or isinstance(fault, torch.OutOfMemoryError):
                 raise
             raise self._distrust(start, in_short(fault)) from fault
+        self._problem.state.restore()
         if not torch.stack([part.witness() for part in parts]).isfinite().all():
             _checks.finite("gradients", rows(parts), first=start)
         if self._choice.judge and -start % self._period < n:

@@ -9,27 +9,26 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, vmap
 
-from sgdvi_lite.gradients.conditions import State
-from sgdvi_lite.gradients.examples import Examples, each, leaves, take
+from sgdvi_lite.gradients.examples import Examples, dims, each, leaves, take
 from sgdvi_lite.gradients.layers import Part, Rows
-from sgdvi_lite.gradients.problem import Loss
+from sgdvi_lite.gradients.problem import Loss, Problem
 
 Way = Callable[[Examples, Examples], list[Part]]
 ROUNDING = 32.0  # times the change that comes with another rounding of the weights may be due to rounding
 
 
-def one_by_one(model: nn.Module, loss: Loss, state: State) -> Way:
-    """The definition: a backward pass for each example, a batch of its own, through the network in that state."""
-    weights = [p for p in model.parameters() if p.requires_grad]
+def one_by_one(problem: Problem) -> Way:
+    """The definition: a backward pass for each example, a batch of its own, through the network in the same state."""
+    weights = problem.weights
 
     def of_one(x: Examples, y: Examples, out: Tensor) -> None:
         with torch.enable_grad():
-            value = loss(model(x), y)
+            value = problem.loss(problem.model(x), y)
         unused = [None] * len(weights)
         found = torch.autograd.grad(value, weights, allow_unused=True) if value.requires_grad else unused
         pairs = zip(weights, found, strict=True)
         torch.cat([(torch.zeros_like(p) if g is None else g).reshape(-1) for p, g in pairs], out=out)
-        state.restore()
+        problem.state.restore()
 
     def of_each(x: Examples, y: Examples) -> list[Part]:
         n = len(leaves(x)[0])
@@ -51,7 +50,7 @@ def by_vmap(model: nn.Module, loss: Loss) -> Way:
 
     def of_each(x: Examples, y: Examples) -> list[Part]:
         with torch.enable_grad():  # so that a loss shows whether it reaches the parameters themselves
-            found, values = vmap(grad_and_value(of_one), in_dims=(None, 0, 0))(weights, x, y)
+            found, values = vmap(grad_and_value(of_one), (None, dims(x), dims(y)))(weights, x, y)
         if values.requires_grad:
             raise NotImplementedError(
                 "the loss depends on weights by another way than through the network's parameters"
