@@ -1,7 +1,7 @@
 """Under what conditions gradients are computed: a network as it was, numbers in full precision; and their memory."""
 
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from operator import is_not
 
@@ -107,7 +107,10 @@ def _newer_switches(switches: list) -> Iterator[None]:
 
 
 class Peak(TorchDispatchMode):
-    """Most bytes alive at once of the tensors made in this context; what single operations need inside is left out.
+    """Most bytes in use at once by the tensors made in this context.
+
+    What an operation needs inside, such as the columns of a convolution, is not seen; it is taken to be as much as its
+    arguments and results are.
 
     Examples
     --------
@@ -116,8 +119,8 @@ class Peak(TorchDispatchMode):
     >>> x = torch.ones(100, dtype=torch.float64)
     >>> with Peak() as memory:
     ...     y = (2 * x).sum()
-    >>> memory.bytes
-    808
+    >>> memory.bytes  # 2 * x, and as much as both are while it is made
+    2400
     """
 
     def __init__(self):
@@ -127,11 +130,14 @@ class Peak(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         """Run the operation, and count what it makes."""
-        for tensor in _tensors((args, kwargs or {})):
+        used = list(_tensors((*args, *(kwargs or {}).values())))
+        for tensor in used:
             self._known.setdefault(tensor.untyped_storage()._cdata, tensor)  # was there before, and is kept alive
         out = func(*args, **(kwargs or {}))
-        for tensor in _tensors(out):
+        made = list(_tensors((out,)))
+        for tensor in made:
             self._count(tensor.untyped_storage())
+        self.bytes = max(self.bytes, self._alive + sum(t.nbytes for t in used + made))
         return out
 
     def _count(self, storage) -> None:
@@ -146,5 +152,10 @@ class Peak(TorchDispatchMode):
         self._alive -= size
 
 
-def _tensors(tree) -> list[Tensor]:
-    return [t for t in torch.utils._pytree.tree_leaves(tree) if isinstance(t, Tensor)]
+def _tensors(values: Iterable) -> Iterator[Tensor]:
+    """Those among the arguments or the results of an operation."""
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, tuple | list):
+            yield from _tensors(value)

@@ -15,7 +15,7 @@ Examples = Tensor | np.ndarray | Mapping | tuple | list | None
 """Inputs or targets: an array, or a dict, tuple or list of them, however deep; ``None`` stands for nothing."""
 
 
-def each(f: Callable[[Tensor], object], tree: Examples):
+def each(f: Callable[[Tensor], object], tree: object):
     """The same dict, tuple or list with ``f`` of each of its tensors.
 
     Examples
