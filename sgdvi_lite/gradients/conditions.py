@@ -153,9 +153,9 @@ class Peak(TorchDispatchMode):
 
 
 def _tensors(values: Iterable) -> Iterator[Tensor]:
-    """Those among the arguments or the results of an operation."""
+    """The dense ones among the arguments or the results of an operation."""
     for value in values:
-        if isinstance(value, Tensor):
+        if isinstance(value, Tensor) and value.layout == torch.strided:
             yield value
         elif isinstance(value, tuple | list):
             yield from _tensors(value)

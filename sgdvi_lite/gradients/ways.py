@@ -27,7 +27,7 @@ def one_by_one(problem: Problem) -> Way:
         unused = [None] * len(weights)
         found = torch.autograd.grad(value, weights, allow_unused=True) if value.requires_grad else unused
         pairs = zip(weights, found, strict=True)
-        torch.cat([(torch.zeros_like(p) if g is None else g).reshape(-1) for p, g in pairs], out=out)
+        torch.cat([(torch.zeros_like(p) if g is None else g.to_dense()).reshape(-1) for p, g in pairs], out=out)
         problem.state.restore()
 
     def of_each(x: Examples, y: Examples) -> list[Part]:
