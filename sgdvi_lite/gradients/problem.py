@@ -91,8 +91,12 @@ class Problem:
         try:
             return self.loss(output, y)
         except (RuntimeError, IndexError, TypeError) as fault:
-            labels = isinstance(fault, IndexError) and isinstance(output, Tensor) and output.ndim > 1 and integers(y)
-            if not labels:
+            tensor = isinstance(output, Tensor)
+            for target in leaves(y):
+                if tensor and target.device != output.device:
+                    text = f"y is on {target.device}, the model's outputs on {output.device}: expected the same; "
+                    raise ValueError(f"{text}move one with .to(device) ({in_short(fault)})") from fault
+            if not (isinstance(fault, IndexError) and tensor and output.ndim > 1 and integers(y)):
                 fault.add_note("the loss fails on a batch of one: on model(x[k:k+1]) and y[k:k+1]")
                 raise
             low, high = ends(self.y)
