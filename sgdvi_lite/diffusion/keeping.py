@@ -2,10 +2,9 @@
 
 from pathlib import Path
 
-import torch
-
 from sgdvi_lite._storage.files import digest
 from sgdvi_lite._storage.folder import NOTHING, Checkpoints, Folder, Kind
+from sgdvi_lite.gradients.examples import leaves
 from sgdvi_lite.gradients.source import Network
 
 # Losses are compared to three digits: another device or another number of threads rounds otherwise.
@@ -19,14 +18,13 @@ def of_network(folder: str | Path | None, network: Network, group=None) -> Check
         return NOTHING
     if group is not None:
         raise ValueError(f"folder = {str(folder)!r} with a group: the work of several ranks is not kept; leave one out")
-    model, x, y = network.model, network.x, network.y
-    with torch.no_grad():
-        losses = [network.loss(model(x[k : k + 1]), y[k : k + 1]).item() for k in range(min(len(x), LOSSES))]
+    model = network.model
+    losses = [network.loss_of(k) for k in range(min(network.N, LOSSES))]
     identity = {
         "trained": [f"{name} {tuple(p.shape)}" for name, p in model.named_parameters() if p.requires_grad],
         "weights": digest(*model.state_dict().values()),
-        "data": digest(x, y),
+        "data": digest(*leaves((network.x, network.y))),
         "chunk": network.chunk,
         "losses": losses,
     }
-    return Checkpoints(Folder(folder, COMPUTATION, identity), x.device)
+    return Checkpoints(Folder(folder, COMPUTATION, identity), network.like.device)

@@ -130,6 +130,12 @@ class Network(Source):
                 f"free what else is on it ({in_short(error)})"
             ) from error
 
+    def loss_of(self, k: int) -> float:
+        """The loss of example ``k``, a batch of one."""
+        x, y = self._problem.take(slice(k, k + 1))
+        with torch.no_grad(), self._conditions():
+            return self.loss(self.model(x), y).item()
+
     def _warn(self) -> None:
         warn_of_weighted_mean(self.loss)
         if self.how.startswith("one by one") and self.N >= MANY and self.chunk > 1:

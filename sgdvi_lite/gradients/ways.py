@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sgdvi_lite.gradients.examples import Examples, dims, each, leaves, take
 from sgdvi_lite.gradients.layers import Part, Rows
@@ -49,7 +50,8 @@ def by_vmap(model: nn.Module, loss: Loss) -> Way:
         return loss(functional_call(model, weights, (x,)), y)
 
     def of_each(x: Examples, y: Examples) -> list[Part]:
-        with torch.enable_grad():  # so that a loss shows whether it reaches the parameters themselves
+        # With gradients on, a loss shows whether it reaches the parameters; torch cannot batch its other attentions.
+        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
             found, values = vmap(grad_and_value(of_one), (None, dims(x), dims(y)))(weights, x, y)
         if values.requires_grad:
             raise NotImplementedError(
