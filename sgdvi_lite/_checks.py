@@ -63,7 +63,7 @@ def momentum(value: object, nesterov: object) -> float:
 
 
 def array(name: str, value: ArrayLike | Tensor) -> np.ndarray:
-    """Return an array, tensor or list of real numbers as float64; raise where a mask or imaginary part would be lost."""
+    """Return an array, tensor or list of real numbers as float64; raise where masks or imaginary parts would be lost."""
     if isinstance(value, Tensor):
         value = value.detach().cpu()
         value = value if value.is_complex() else value.double()  # NumPy has no bfloat16

@@ -6,10 +6,12 @@ A result is an ``.npz`` without pickled objects; its provenance is JSON inside i
 import json
 import platform
 import subprocess
+import zipfile
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import torch
@@ -91,24 +93,40 @@ def save(path: str | Path, arrays: dict[str, np.ndarray], provenance: dict) -> P
     path
         A file name ending in ``.npz``.
     arrays
-        Arrays by name; numbers or text, no Python objects.
+        Arrays or tensors by name; numbers or text, no Python objects.
     provenance
-        As made by :func:`provenance`.
+        As made by :func:`provenance`; NumPy's numbers and arrays become numbers and lists.
 
     Raises
     ------
     ValueError
-        If the name has another ending, an array holds objects, or the provenance lacks a field.
+        If the name has another ending, an array holds objects or hides some under a mask, a name is no text, or the
+        provenance lacks a field or holds what JSON cannot.
     """
     _checks.argument("path", repr(str(path)), Path(path).suffix == ".npz", "a name that ends in .npz")
     missing = [name for name in _REQUIRED if name not in provenance]
     _checks.require(not missing, f"provenance lacks {missing}: make it with results.provenance")
-    arrays = {name: np.asarray(array) for name, array in arrays.items()}
-    objects = [name for name, array in arrays.items() if array.dtype.hasobject]
-    if objects or "provenance" in arrays:
-        raise ValueError(f"arrays: {objects or ['provenance']} cannot be saved; expected arrays of numbers or text")
-    note = np.array(json.dumps(provenance))
-    return write_atomically(path, lambda file: np.savez_compressed(file, provenance=note, **arrays))
+    plain = {name: np.asarray(_detached(array)) for name, array in arrays.items()}
+    bad = [name for name, array in plain.items() if array.dtype.hasobject or np.ma.is_masked(arrays[name])]
+    bad += [name for name in arrays if not isinstance(name, str) or name == "provenance"]
+    _checks.require(not bad, f"arrays: {bad} cannot be saved; expected arrays of numbers or text by other names")
+    try:
+        note = json.dumps(provenance, default=lambda value: _detached(value).tolist())
+    except (TypeError, ValueError, AttributeError) as error:
+        raise ValueError(f"provenance cannot be saved ({error}): expected numbers, text, lists and dicts") from error
+    return write_atomically(path, lambda file: _write(file, {"provenance": np.array(note)} | plain))
+
+
+def _detached(value: object) -> object:
+    return value.detach().cpu() if isinstance(value, torch.Tensor) else value
+
+
+def _write(file: IO[bytes], arrays: dict[str, np.ndarray]) -> None:
+    """What ``np.savez_compressed`` writes, whose own arguments, such as ``file``, cannot name an array."""
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, array, allow_pickle=False)
 
 
 def load(path: str | Path) -> Result:
@@ -128,6 +146,7 @@ def load(path: str | Path) -> Result:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         note = json.loads(str(arrays.pop("provenance")))
+        _checks.require(isinstance(note, dict), "its provenance is no dict")
     except Exception as error:
         raise ValueError(f"path = {str(path)!r}: not a saved result of sgdvi_lite ({error}); run it again") from error
     return Result(arrays, note)

@@ -144,8 +144,8 @@ def integrated_time(x: ArrayLike, c: float = 5.0, tolerance: float = 50.0) -> np
     times, windows = found[0, ...], found[1, ...]
     if not (tolerance * windows <= c * n).all() or not (times > 0).all():
         raise ShortSeriesError(
-            f"x has {n} samples and an autocorrelation time of about {times.max():.4g}, with correlations that last for "
-            f"{windows.max() / c:.4g} or more: expected {tolerance:g} times as many at least; record longer, or lower "
+            f"x has {n} samples and an autocorrelation time of about {times.max():.4g}, with correlations that last "
+            f"for {windows.max() / c:.4g} or more: expected {tolerance:g} times as many at least; record longer, or lower "
             "tolerance and distrust the result",
             times,
         )
@@ -155,8 +155,8 @@ def integrated_time(x: ArrayLike, c: float = 5.0, tolerance: float = 50.0) -> np
     if (slow > limit * times).any():
         raise ShortSeriesError(
             f"x has an autocorrelation time of about {times.min():.4g} by its window, but of {slow.max():.4g} by the "
-            f"means of {m} stretches: expected them to agree; a slow mode is hidden under noise, or x drifts. Average x "
-            "over stretches first, or take the error of its mean from batch_means",
+            f"means of {m} stretches: expected them to agree; a slow mode is hidden under noise, or x drifts. Average "
+            "x over stretches first, or take the error of its mean from batch_means",
             np.asarray(slow),
         )
     return times
