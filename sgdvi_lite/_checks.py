@@ -62,18 +62,22 @@ def momentum(value: object, nesterov: object) -> float:
     return value
 
 
-def array(name: str, value: ArrayLike | Tensor) -> np.ndarray:
-    """Return an array, tensor or list of real numbers as float64; raise where masks or imaginary parts would be lost."""
+def array(name: str, value: ArrayLike | Tensor, ndim: int | None = None, form: str = "") -> np.ndarray:
+    """Return an array, tensor or list as float64; raise unless it is real, not masked, finite, with ``ndim`` axes."""
     if isinstance(value, Tensor):
         value = value.detach().cpu()
         value = value if value.is_complex() else value.double()  # NumPy has no bfloat16
     try:
         found = np.asarray(value)
-        good = found.dtype.kind in "biufO" and not np.ma.is_masked(value)
-        require(good, f"{found.dtype}, masked: {np.ma.is_masked(value)}")
-        return found.astype(np.float64, copy=False)
+        require(found.dtype.kind in "biufO" and not np.ma.is_masked(value), f"{found.dtype}, or masked")
+        found = found.astype(np.float64, copy=False)
     except (ValueError, TypeError, RuntimeError) as error:
         raise ValueError(f"{name} ({error}): expected an array of real numbers, none of them masked") from error
+    shape(name, found.shape, ndim is None or (found.ndim == ndim and found.size), form)
+    bad = np.argwhere(~np.isfinite(found))
+    where = f" in row {bad[0][0]}" if bad.size else ""
+    require(not len(bad), f"{name}: NaN or infinity{where}; expected finite numbers")
+    return found
 
 
 def one_of(name: str, value: object, allowed) -> None:

@@ -11,6 +11,8 @@ from pathlib import Path
 import yaml
 from sympy.logic.boolalg import BooleanAtom
 
+from sgdvi_lite import _checks
+
 VERDICTS = {
     "holds": "true as printed",
     "corrected": "true after the correction given",
@@ -153,9 +155,7 @@ def _truth(condition: object) -> bool:
     """Return a single truth value as a bool, or raise for whatever else Python would take for true or false."""
     kind = str(getattr(condition, "dtype", type(condition).__name__)).removeprefix("torch.")
     single = kind == "bool" and getattr(condition, "shape", ()) == ()
-    if not single and not isinstance(condition, BooleanAtom):
-        raise ValueError(
-            f"condition = {condition!r} ({type(condition).__name__}) is ambiguous: expected one truth value, such as a "
-            "bool; compare numbers, call functions, and write .all() or .any() for many values"
-        )
+    allowed = "one truth value, such as a bool; compare numbers, call functions, write .all() or .any() for many values"
+    text = f"condition = {condition!r} ({type(condition).__name__}) is ambiguous: expected {allowed}"
+    _checks.require(single or isinstance(condition, BooleanAtom), text)
     return bool(condition)

@@ -68,12 +68,8 @@ def spectrum(ax: Axes, eigenvalues: np.ndarray, text: str, **line) -> Axes:
     ValueError
         If the eigenvalues are no finite array ``(n,)``, or none is above 0.
     """
-    values = np.sort(_checks.array("eigenvalues", eigenvalues))[::-1]
-    _checks.shape("eigenvalues", values.shape, values.ndim == 1 and len(values), "(n,), one or more")
-    good = np.isfinite(values).all() and values[0] > 0
-    _checks.require(
-        good, f"eigenvalues has {values[0]} as the largest: expected finite ones, one of them above 0 to draw"
-    )
+    values = np.sort(_checks.array("eigenvalues", eigenvalues, 1, "(n,), one or more"))[::-1]
+    _checks.argument("the largest eigenvalue", values[0], values[0] > 0, "one above 0, as others are not drawn")
     values = values[values > len(values) * np.finfo(float).eps * values[0]]
     index = np.arange(1, len(values) + 1)
     (curve,) = ax.loglog(index, values, **line)
@@ -107,11 +103,7 @@ def matrix(ax: Axes, values: np.ndarray, label: str) -> Axes:
     ValueError
         If the values are no finite array ``(m, n)``.
     """
-    values = _checks.array("values", values)
-    good = values.ndim == 2 and values.size and np.isfinite(values).all()
-    _checks.require(
-        good, f"values has shape {values.shape} and must be finite: expected (m, n) without NaN or infinity"
-    )
+    values = _checks.array("values", values, 2, "(m, n)")
     size = np.abs(values).max() or 1.0
     image = ax.imshow(values, cmap="RdBu_r", vmin=-size, vmax=size)
     ax.figure.colorbar(image, ax=ax, label=label, shrink=0.85)

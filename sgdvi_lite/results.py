@@ -6,12 +6,10 @@ A result is an ``.npz`` without pickled objects; its provenance is JSON inside i
 import json
 import platform
 import subprocess
-import zipfile
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 import torch
@@ -20,6 +18,7 @@ from sgdvi_lite import _checks
 from sgdvi_lite._storage.files import write_atomically
 
 _PACKAGES = ("sgdvi_lite", "torch", "numpy", "scipy", "scikit-learn")
+_TAKEN = ("provenance", "file", "allow_pickle")  # by us, and by np.savez
 _REQUIRED = ("preset", "seed", "commit", "versions", "device", "wall_seconds", "data_sha256")
 
 
@@ -93,40 +92,28 @@ def save(path: str | Path, arrays: dict[str, np.ndarray], provenance: dict) -> P
     path
         A file name ending in ``.npz``.
     arrays
-        Arrays or tensors by name; numbers or text, no Python objects.
+        Arrays by name; numbers or text, no Python objects.
     provenance
         As made by :func:`provenance`; NumPy's numbers and arrays become numbers and lists.
 
     Raises
     ------
     ValueError
-        If the name has another ending, an array holds objects or hides some under a mask, a name is no text, or the
-        provenance lacks a field or holds what JSON cannot.
+        If the name has another ending, an array holds objects or a mask, or is named ``provenance``, ``file`` or
+        ``allow_pickle``, or the provenance lacks a field or holds what JSON cannot.
     """
     _checks.argument("path", repr(str(path)), Path(path).suffix == ".npz", "a name that ends in .npz")
     missing = [name for name in _REQUIRED if name not in provenance]
     _checks.require(not missing, f"provenance lacks {missing}: make it with results.provenance")
-    plain = {name: np.asarray(_detached(array)) for name, array in arrays.items()}
-    bad = [name for name, array in plain.items() if array.dtype.hasobject or np.ma.is_masked(arrays[name])]
-    bad += [name for name in arrays if not isinstance(name, str) or name == "provenance"]
-    _checks.require(not bad, f"arrays: {bad} cannot be saved; expected arrays of numbers or text by other names")
+    masked = [name for name, array in arrays.items() if np.ma.is_masked(array)]
+    arrays = {name: np.asarray(array) for name, array in arrays.items()}
+    bad = masked + [name for name, array in arrays.items() if name in _TAKEN or array.dtype.hasobject]
+    _checks.require(not bad, f"arrays: {bad} cannot be saved; expected arrays of numbers or text, by other names")
     try:
-        note = json.dumps(provenance, default=lambda value: _detached(value).tolist())
+        note = np.array(json.dumps(provenance, default=lambda value: value.tolist()))
     except (TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"provenance cannot be saved ({error}): expected numbers, text, lists and dicts") from error
-    return write_atomically(path, lambda file: _write(file, {"provenance": np.array(note)} | plain))
-
-
-def _detached(value: object) -> object:
-    return value.detach().cpu() if isinstance(value, torch.Tensor) else value
-
-
-def _write(file: IO[bytes], arrays: dict[str, np.ndarray]) -> None:
-    """What ``np.savez_compressed`` writes, whose own arguments, such as ``file``, cannot name an array."""
-    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, array in arrays.items():
-            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-                np.lib.format.write_array(member, array, allow_pickle=False)
+    return write_atomically(path, lambda file: np.savez_compressed(file, provenance=note, **arrays))
 
 
 def load(path: str | Path) -> Result:

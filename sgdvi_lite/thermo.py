@@ -60,7 +60,7 @@ def free_energy(rho: np.ndarray, Phi: np.ndarray, T: float, cell_area: float) ->
     """
     _checks.positive("T", T)
     rho = checked_density("rho", rho, cell_area)
-    Phi = _finite("Phi", _same_shape("Phi", _checks.array("Phi", Phi), rho))
+    Phi = _same_shape("Phi", _checks.array("Phi", Phi), rho)
     return float((rho * Phi).sum() * cell_area) - T * entropy(rho, cell_area)
 
 
@@ -131,25 +131,21 @@ def gaussian_kl(mean: np.ndarray, cov: np.ndarray, mean_ss: np.ndarray, cov_ss: 
     2.0
     """
     cov, cov_ss = _covariance("cov", cov), _covariance("cov_ss", cov_ss)
-    means = [_finite(name, _checks.array(name, m)) for name, m in (("mean", mean), ("mean_ss", mean_ss))]
-    shapes = [part.shape for part in (cov_ss, *means)]
-    _checks.require(
-        shapes == [cov.shape, (len(cov),), (len(cov),)],
-        f"cov has shape {cov.shape}, cov_ss, mean and mean_ss {shapes}: expected (d, d), (d,) and (d,) of the same d",
-    )
-    shift = means[0] - means[1]
+    mean, mean_ss = (_checks.array(*part) for part in (("mean", mean), ("mean_ss", mean_ss)))
+    for name, part, shape in (
+        ("cov_ss", cov_ss, cov.shape),
+        ("mean", mean, cov[0].shape),
+        ("mean_ss", mean_ss, cov[0].shape),
+    ):
+        _checks.shape(name, part.shape, part.shape == shape, f"{shape}, as cov has {cov.shape}")
+    shift = mean - mean_ss
     ratio = np.linalg.solve(cov_ss, cov)
     logdet = np.linalg.slogdet(ratio)[1]
     return 0.5 * float(np.trace(ratio) - len(cov) - logdet + shift @ np.linalg.solve(cov_ss, shift))
 
 
-def _finite(name: str, values: np.ndarray) -> np.ndarray:
-    _checks.require(np.isfinite(values).all(), f"{name} has a NaN or an infinity: expected finite numbers")
-    return values
-
-
 def _positive(name: str, rho: np.ndarray, fp: FokkerPlanck) -> np.ndarray:
-    rho = _finite(name, _same_shape(name, _checks.array(name, rho), fp.grid[0]))
+    rho = _same_shape(name, _checks.array(name, rho), fp.grid[0])
     if not rho.min() > 0:
         raise ValueError(f"{name} has the smallest value {rho.min()}: expected a density that is positive everywhere")
     return rho
@@ -161,8 +157,8 @@ def _same_shape(name: str, value: np.ndarray, like: np.ndarray) -> np.ndarray:
 
 
 def _covariance(name: str, cov: np.ndarray) -> np.ndarray:
-    cov = _finite(name, _checks.array(name, cov))
-    symmetric = cov.ndim == 2 and cov.shape[0] == cov.shape[1] > 0 and np.allclose(cov, cov.T, rtol=1e-10)
+    cov = _checks.array(name, cov, 2, "a symmetric matrix (d, d)")
+    symmetric = cov.shape == cov.T.shape and np.allclose(cov, cov.T, rtol=1e-10)
     _checks.shape(name, cov.shape, symmetric, "a symmetric matrix (d, d)")
     smallest = np.linalg.eigvalsh(cov).min()
     _checks.eigenvalue(name, smallest, not smallest <= 0, "> 0; a singular Gaussian has no density")

@@ -145,8 +145,8 @@ def integrated_time(x: ArrayLike, c: float = 5.0, tolerance: float = 50.0) -> np
     if not (tolerance * windows <= c * n).all() or not (times > 0).all():
         raise ShortSeriesError(
             f"x has {n} samples and an autocorrelation time of about {times.max():.4g}, with correlations that last "
-            f"for {windows.max() / c:.4g} or more: expected {tolerance:g} times as many at least; record longer, or lower "
-            "tolerance and distrust the result",
+            f"for {windows.max() / c:.4g} or more: expected {tolerance:g} times as many at least; record longer, or "
+            "lower tolerance and distrust the result",
             times,
         )
     m = min(30, n // 2)

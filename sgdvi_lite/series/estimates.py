@@ -84,9 +84,6 @@ def as_series(name: str, x: ArrayLike, shortest: int, columns: int | None = None
     good = x.ndim >= 1 and 0 not in x.shape[1:] and (columns is None or x.shape[1:] == (columns,))
     _checks.shape(name, x.shape, good, expected)
     _checks.require(len(x) >= shortest, f"{name} has {len(x)} entries: expected at least {shortest}")
-    bad = np.argwhere(~np.isfinite(x))
-    if len(bad):
-        raise ValueError(f"{name}: NaN or infinity in row {bad[0][0]}; expected finite numbers")
     size = max(x.max(), -x.min())
     allowed = f"0, or 1 / {LARGEST:g} to {LARGEST:g}, as fourth powers are taken; choose another unit"
     _checks.require(size == 0 or 1 / LARGEST <= size <= LARGEST, f"{name} has the size {size:.3g}: expected {allowed}")

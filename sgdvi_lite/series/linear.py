@@ -52,8 +52,7 @@ class LinearProcess:
         self.A, self.noise = _square("A", A, noise, "(m, m)")
         self.d = _checks.count("d", len(self.A) if d is None else d, high=len(self.A))
         self.mean = np.zeros(self.d) if mean is None else _checks.array("mean", mean).copy()
-        good = self.mean.shape == (self.d,) and np.isfinite(self.mean).all()
-        _checks.require(good, f"mean = {self.mean}: expected finite numbers ({self.d},)")
+        _checks.shape("mean", self.mean.shape, self.mean.shape == (self.d,), f"({self.d},)")
         self._factor = root_of("noise", self.noise)
         largest = np.abs(np.linalg.eigvals(self.A)).max()
         if not largest < 1:
@@ -89,9 +88,7 @@ class LinearProcess:
 
     def increment_spectrum(self, frequency: ArrayLike) -> np.ndarray:
         """Exact density of :func:`increment_spectrum` at frequencies ``(m,)`` in cycles a sample, ``(m, d)``."""
-        frequency = _checks.array("frequency", frequency)
-        _checks.shape("frequency", frequency.shape, frequency.ndim == 1, "(m,)")
-        turn = np.exp(2j * np.pi * frequency)
+        turn = np.exp(2j * np.pi * _checks.array("frequency", frequency, 1, "(m,)"))
         H = np.linalg.inv(turn[:, None, None] * np.eye(len(self.A)) - self.A)[:, : self.d] @ self._factor
         return 2 * np.abs(turn - 1)[:, None] ** 2 * (np.abs(H) ** 2).sum(axis=2)
 
@@ -203,5 +200,4 @@ def _square(name: str, A: ArrayLike, noise: ArrayLike, form: str) -> tuple[np.nd
     A, noise = (np.atleast_2d(_checks.array(*part)).copy() for part in ((name, A), ("noise", noise)))
     if not A.shape == noise.shape == (len(A), len(A)):
         raise ValueError(f"{name} has shape {A.shape}, noise {noise.shape}: expected {form} for both")
-    _checks.require(np.isfinite(A).all(), f"{name} has a NaN or an infinity: expected finite numbers")
     return A, noise

@@ -20,7 +20,7 @@ def white_noise(n: int, covariance: ArrayLike, *, generator: torch.Generator) ->
     >>> series.white_noise(3, [[1.0, 0.0], [0.0, 4.0]], generator=torch.Generator().manual_seed(0)).shape
     (3, 2)
     """
-    n, root = _checks.count("n", n), root_of("covariance", _checks.array("covariance", covariance))
+    n, root = _checks.count("n", n), root_of("covariance", covariance)
     return normal(n, len(root), generator) @ root.T
 
 
@@ -100,13 +100,11 @@ def normal(n: int, m: int, generator: torch.Generator) -> np.ndarray:
     return torch.randn(n, m, generator=generator, dtype=torch.float64).numpy()
 
 
-def root_of(name: str, covariance: np.ndarray) -> np.ndarray:
+def root_of(name: str, covariance: ArrayLike) -> np.ndarray:
     """A square root of a covariance, which may be singular."""
-    square = covariance.ndim == 2 and covariance.shape[0] == covariance.shape[1] > 0
-    _checks.shape(name, covariance.shape, square, "(d, d)")
-    _checks.require(np.isfinite(covariance).all(), f"{name} has a NaN or an infinity: expected finite numbers")
-    if not np.allclose(covariance, covariance.T, rtol=0, atol=1e-10 * np.abs(covariance).max()):
-        raise ValueError(f"{name} is no symmetric matrix: expected a covariance (d, d)")
-    sizes, vectors = np.linalg.eigh(covariance)
+    C = _checks.array(name, covariance, 2, "(d, d)")
+    good = C.shape == C.T.shape and np.allclose(C, C.T, rtol=0, atol=1e-10 * np.abs(C).max())
+    _checks.require(good, f"{name} is no symmetric matrix: expected a covariance (d, d)")
+    sizes, vectors = np.linalg.eigh(C)
     _checks.eigenvalue(name, sizes[0], sizes[0] >= -1e-10 * max(sizes[-1], 0), ">= 0, as it is a covariance")
     return vectors * np.sqrt(np.maximum(sizes, 0))
