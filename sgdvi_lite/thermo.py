@@ -5,6 +5,7 @@ are in nats. Chapter 4 derives the identities that tie these functions together.
 """
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from sgdvi_lite import _checks
 from sgdvi_lite.fokker_planck import FokkerPlanck
@@ -60,7 +61,7 @@ def free_energy(rho: np.ndarray, Phi: np.ndarray, T: float, cell_area: float) ->
     """
     _checks.positive("T", T)
     rho = checked_density("rho", rho, cell_area)
-    Phi = _same_shape("Phi", _checks.array("Phi", Phi), rho)
+    Phi = _same_shape("Phi", Phi, rho)
     return float((rho * Phi).sum() * cell_area) - T * entropy(rho, cell_area)
 
 
@@ -131,28 +132,23 @@ def gaussian_kl(mean: np.ndarray, cov: np.ndarray, mean_ss: np.ndarray, cov_ss: 
     2.0
     """
     cov, cov_ss = _covariance("cov", cov), _covariance("cov_ss", cov_ss)
-    mean, mean_ss = (_checks.array(*part) for part in (("mean", mean), ("mean_ss", mean_ss)))
-    for name, part, shape in (
-        ("cov_ss", cov_ss, cov.shape),
-        ("mean", mean, cov[0].shape),
-        ("mean_ss", mean_ss, cov[0].shape),
-    ):
-        _checks.shape(name, part.shape, part.shape == shape, f"{shape}, as cov has {cov.shape}")
-    shift = mean - mean_ss
+    cov_ss = _same_shape("cov_ss", cov_ss, cov)
+    shift = _same_shape("mean", mean, cov[0]) - _same_shape("mean_ss", mean_ss, cov[0])
     ratio = np.linalg.solve(cov_ss, cov)
     logdet = np.linalg.slogdet(ratio)[1]
     return 0.5 * float(np.trace(ratio) - len(cov) - logdet + shift @ np.linalg.solve(cov_ss, shift))
 
 
 def _positive(name: str, rho: np.ndarray, fp: FokkerPlanck) -> np.ndarray:
-    rho = _same_shape(name, _checks.array(name, rho), fp.grid[0])
+    rho = _same_shape(name, rho, fp.grid[0])
     if not rho.min() > 0:
         raise ValueError(f"{name} has the smallest value {rho.min()}: expected a density that is positive everywhere")
     return rho
 
 
-def _same_shape(name: str, value: np.ndarray, like: np.ndarray) -> np.ndarray:
-    _checks.shape(name, value.shape, value.shape == like.shape, f"{like.shape}, that of the grid")
+def _same_shape(name: str, value: ArrayLike, like: np.ndarray) -> np.ndarray:
+    value = _checks.array(name, value)
+    _checks.shape(name, value.shape, value.shape == like.shape, f"{like.shape}, that of the grid or of the other arguments")
     return value
 
 

@@ -77,27 +77,21 @@ def spectrum(x: ArrayLike, segment: int = 256, level: float = 0.95) -> PowerSpec
     True
     """
     segment = _checks.count("segment", segment, low=4)
-    x = as_series("x", x, 2 * segment)
-    window, seen, square = _hann(segment)
-    share = seen / seen[0]
-    kept = 1 + share**2 - 2 * share * square / square[0]
-    return _welch(x, window, level, kept, lambda parts: parts - (parts @ window / window.sum())[..., None])
+    return _welch(as_series("x", x, 2 * segment), segment, level, local=True)
 
 
-def _hann(segment: int) -> tuple[np.ndarray, ...]:
-    """The window, and the transforms of it and of its square, which are real."""
-    window = signal.get_window("hann", segment)
-    return window, np.fft.rfft(window).real, np.fft.rfft(window**2).real
-
-
-def _welch(x: np.ndarray, window: np.ndarray, level: float, kept: np.ndarray, detrend: object) -> PowerSpectrum:
-    """Welch's spectrum about the mean of the series, over what ``detrend`` keeps of white noise at each frequency."""
-    level, segment = _checks.probability("level", level), len(window)
+def _welch(x: np.ndarray, segment: int, level: float, *, local: bool) -> PowerSpectrum:
+    """Welch's spectrum about the mean under each window, or about that of the series, over what white noise keeps."""
+    level, window = _checks.probability("level", level), signal.get_window("hann", segment)
+    seen, square = (np.fft.rfft(w).real for w in (window, window**2))  # a constant, and white noise, under the window
+    share = seen / (seen[0] if local else 1)
+    lost = 2 * share * square / square[0] - share**2 if local else share**2 / (len(x) * square[0])
+    detrend = (lambda parts: parts - (parts @ window / window.sum())[..., None]) if local else False
     frequency = np.arange(segment // 2 + 1) / segment
     inside = (frequency > 0) & (frequency < 0.5)
 
     def density_of(column: np.ndarray) -> np.ndarray:
-        return signal.welch(deviations(column), nperseg=segment, detrend=detrend)[1][inside] / kept[inside]
+        return signal.welch(deviations(column), nperseg=segment, detrend=detrend)[1][inside] / (1 - lost[inside])
 
     density, nu = by_column(density_of, x), _freedom(window, len(x))
     above, below = stats.chi2.ppf([(1 + level) / 2, (1 - level) / 2], nu)
@@ -133,8 +127,7 @@ def increment_spectrum(x: ArrayLike, segment: int = 256, level: float = 0.95) ->
     """
     segment = _checks.count("segment", segment, low=4)
     steps = np.diff(as_series("x", x, 2 * segment + 1), axis=0)
-    window, seen, square = _hann(segment)
-    return _welch(steps, window, level, 1 - seen**2 / (len(steps) * square[0]), False)
+    return _welch(steps, segment, level, local=False)
 
 
 def strongest_line(x: ArrayLike, lowest: float, width: int = 201, chance: float = 0.001) -> Line:
