@@ -148,7 +148,9 @@ def _positive(name: str, rho: np.ndarray, fp: FokkerPlanck) -> np.ndarray:
 
 def _same_shape(name: str, value: ArrayLike, like: np.ndarray) -> np.ndarray:
     value = _checks.array(name, value)
-    _checks.shape(name, value.shape, value.shape == like.shape, f"{like.shape}, that of the grid or of the other arguments")
+    _checks.shape(
+        name, value.shape, value.shape == like.shape, f"{like.shape}, that of the grid or of the other arguments"
+    )
     return value
 
 

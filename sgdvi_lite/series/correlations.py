@@ -9,6 +9,9 @@ from scipy import fft, stats
 from sgdvi_lite import _checks
 from sgdvi_lite.series.estimates import as_series, batch_means, by_column, unit_deviations
 
+STRETCHES = 30
+"""By the variance of their means an autocorrelation time is checked."""
+
 
 class ShortSeriesError(ValueError):
     """The series is too short for its autocorrelation time, or hides it; ``estimate`` has a value all the same."""
@@ -140,8 +143,7 @@ def integrated_time(x: ArrayLike, c: float = 5.0, tolerance: float = 50.0) -> np
     c, tolerance = _checks.positive("c", c), _checks.positive("tolerance", tolerance)
     x = as_series("x", x, 4)
     n = len(x)
-    found = by_column(lambda column: _windowed(autocorrelation(column, n // 2), c), x)
-    times, windows = found[0, ...], found[1, ...]
+    times, windows, slow = map(np.asarray, by_column(lambda column: _times(unit_deviations(column), c), x))
     if not (tolerance * windows <= c * n).all() or not (times > 0).all():
         raise ShortSeriesError(
             f"x has {n} samples and an autocorrelation time of about {times.max():.4g}, with correlations that last "
@@ -149,22 +151,23 @@ def integrated_time(x: ArrayLike, c: float = 5.0, tolerance: float = 50.0) -> np
             "lower tolerance and distrust the result",
             times,
         )
-    m = min(30, n // 2)
-    slow = batch_means(x, m).error ** 2 * (n // m * m) / x.var(axis=0)
+    m = min(STRETCHES, n // 2)
     limit = stats.chi2.isf(1e-6, m - 1) / (m - 1) * (1 + 3 * np.sqrt(2 * (2 * windows + 1) / n))  # of both estimates
     if (slow > limit * times).any():
         raise ShortSeriesError(
             f"x has an autocorrelation time of about {times.min():.4g} by its window, but of {slow.max():.4g} by the "
             f"means of {m} stretches: expected them to agree; a slow mode is hidden under noise, or x drifts. Average "
             "x over stretches first, or take the error of its mean from batch_means",
-            np.asarray(slow),
+            slow,
         )
     return times
 
 
-def _windowed(rho: np.ndarray, c: float) -> np.ndarray:
-    """The time, and the window about which its sums end: the last lag if none is wide enough."""
+def _times(x: np.ndarray, c: float) -> np.ndarray:
+    """The time by a window, the lag about which its sums end, or the last one, and the time by means of stretches."""
+    rho, m = _correlate(x, len(x) // 2), min(STRETCHES, len(x) // 2)
     sums, lasting = 2 * np.cumsum(rho) - 1, 4 * np.cumsum(rho**2) - 3
     wide = np.append(np.arange(len(rho) - 1) >= c * np.maximum(sums, lasting)[:-1], True)
     M = int(wide.argmax())
-    return np.array([sums[M // 2 : M + M // 2 + 1].mean(), M])
+    slow = batch_means(x, m).error ** 2 * (len(x) // m * m) / x.var()
+    return np.array([sums[M // 2 : M + M // 2 + 1].mean(), M, slow])

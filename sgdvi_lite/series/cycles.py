@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 
 from sgdvi_lite import _checks
 from sgdvi_lite.series.currents import stochastic_area
-from sgdvi_lite.series.estimates import Estimate, as_series, centred
+from sgdvi_lite.series.estimates import Estimate, as_series, centred, deviations
 
 
 class Scores(NamedTuple):
@@ -170,7 +170,7 @@ def area_by_lag(x: ArrayLike, lags: ArrayLike) -> Estimate:
     [1.0, 0.0, -1.0]
     """
     x = as_series("x", x, 4, columns=2)
-    C, lags = np.cov(x.T), np.asarray(lags)
+    C, lags = np.cov(deviations(x).T), np.asarray(lags)
     _checks.shape("lags", lags.shape, lags.ndim == 1 and len(lags), "(m,), a lag or more")
     unit = np.sqrt(max(np.linalg.det(C), 0.0))
     if not unit > 1e-7 * np.sqrt(C[0, 0] * C[1, 1]):  # the root of what rounding leaves of a line

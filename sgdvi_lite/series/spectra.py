@@ -60,8 +60,8 @@ def spectrum(x: ArrayLike, segment: int = 256, level: float = 0.95) -> PowerSpec
     over which the density is smooth. Hann's transform is W(0) = L/2, W(1/L) = -L/4 and 0 at other multiples of 1/L. So
     removing the mean, whichever, changes the lowest frequency and no other: it takes the power of what the window sees
     there of a constant. Of white noise 7/12 are left, by which the density is divided; the plain mean of the segment
-    would leave 5/6, and let in all frequencies through its sharp ends. The interval at the lowest frequency is a tenth
-    too narrow, as real and imaginary part there vary differently.
+    would leave 5/6, and let in all frequencies through its sharp ends. The intervals are wider there, as real and
+    imaginary part vary differently.
 
     References
     ----------
@@ -93,18 +93,26 @@ def _welch(x: np.ndarray, segment: int, level: float, *, local: bool) -> PowerSp
     def density_of(column: np.ndarray) -> np.ndarray:
         return signal.welch(deviations(column), nperseg=segment, detrend=detrend)[1][inside] / (1 - lost[inside])
 
-    density, nu = by_column(density_of, x), _freedom(window, len(x))
-    above, below = stats.chi2.ppf([(1 + level) / 2, (1 - level) / 2], nu)
+    turn = np.exp(2j * np.pi * np.arange(segment) / segment)
+    nu = np.full(inside.sum(), _freedom(window * turn ** (segment // 4), len(x)))
+    nu[0] = _freedom(window * (turn - share[1] * local), len(x))
+    density, nu = by_column(density_of, x), nu.reshape(-1, *[1] * (x.ndim - 1))
+    above, below = (stats.chi2.ppf((1 + side * level) / 2, nu) for side in (1, -1))
     return PowerSpectrum(frequency[inside], density, density * nu / above, density * nu / below)
 
 
-def _freedom(window: np.ndarray, n: int) -> float:
-    """Welch's equivalent degrees of freedom of the mean of half-overlapping modified periodograms."""
-    half = len(window) // 2
-    step = len(window) - half
+def _freedom(kernel: np.ndarray, n: int) -> float:
+    """Welch's equivalent degrees of freedom of the mean of the squares of half-overlapping sums of noise by a kernel.
+
+    It falls as a sum is correlated with its neighbour, with its own conjugate at a low frequency, or with both.
+    """
+    half = len(kernel) // 2
+    step = len(kernel) - half
     K = (n - half) // step
-    rho = ((window[step:] @ window[:-step]) / (window @ window)) ** 2
-    return 2 * K / (1 + 2 * (1 - 1 / K) * rho)
+    own, next_ = (
+        (abs(np.vdot(a, b)) ** 2 + abs(a @ b) ** 2) for a, b in ((kernel, kernel), (kernel[step:], kernel[:half]))
+    )
+    return 2 * K * np.vdot(kernel, kernel).real ** 2 / (own + 2 * (1 - 1 / K) * next_)
 
 
 def increment_spectrum(x: ArrayLike, segment: int = 256, level: float = 0.95) -> PowerSpectrum:
@@ -176,7 +184,8 @@ def strongest_line(x: ArrayLike, lowest: float, width: int = 201, chance: float 
     lowest = _checks.number("lowest", lowest, lambda v: width / 2 / n <= v < 0.5, allowed)
     power = np.abs(np.fft.rfft(unit_deviations(x.reshape(n, -1)), axis=0)) ** 2
     around = median_filter(power, (width, 1))
-    _checks.require((around > 0).all(), "x has a column that is exactly periodic: expected a series with some noise")
+    noisy = (around > 1e-24 * n).all()  # noise of 1e-12 of the largest value is rounding, whose lines mean nothing
+    _checks.require(noisy, "x has a column that is exactly periodic: expected a series with some noise")
     start = int(lowest * n)
     ratios = (power / around)[start:]
     limit = (1 + 3 / (np.log(2) * np.sqrt(width))) * np.log2(ratios.size / chance)
