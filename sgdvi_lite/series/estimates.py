@@ -73,7 +73,7 @@ def ratio_of_means(top: np.ndarray, bottom: np.ndarray, n_batches: int) -> Estim
     if not np.abs(below) > rounding * np.abs(bottom).mean():
         raise ValueError("right has the mean 0: expected one above 0, of squares; there is no ratio if nothing moves")
     ratio = batch_means(top, n_batches).value / below
-    least = rounding * (np.abs(top).mean() + np.abs(ratio * bottom).mean())
+    least = rounding * (np.abs(top).mean() + np.abs(bottom).mean())
     return Estimate(ratio, np.maximum(batch_means(top - ratio * bottom, n_batches).error, least) / np.abs(below))
 
 

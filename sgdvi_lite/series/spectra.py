@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import ArrayLike
 from scipy import signal, stats
 from scipy.ndimage import median_filter
 
 from sgdvi_lite import _checks
-from sgdvi_lite.series.estimates import as_series, by_column, deviations, unit_deviations
+from sgdvi_lite.series.estimates import as_series, by_column, unit_deviations
 
 
 class PowerSpectrum(NamedTuple):
@@ -76,27 +77,35 @@ def spectrum(x: ArrayLike, segment: int = 256, level: float = 0.95) -> PowerSpec
     >>> bool(abs(power.density.mean() - 2 * 3.0) < 0.2)  # one-sided: twice the variance
     True
     """
+    window, turn = _hann(segment)
+    x = as_series("x", x, 2 * len(window))
+
+    def mean(parts: np.ndarray) -> np.ndarray:
+        return parts @ window / window.sum()
+
+    kernel = window * (turn - mean(turn))
+    kept = np.vdot(kernel, kernel).real / (window @ window)
+    return _welch(x - x[0], level, window, kernel, kept, lambda parts: parts - mean(parts)[..., None])
+
+
+def _hann(segment: object) -> tuple[np.ndarray, np.ndarray]:
+    """The window, and a turn at the lowest frequency."""
     segment = _checks.count("segment", segment, low=4)
-    return _welch(as_series("x", x, 2 * segment), segment, level, local=True)
+    return signal.get_window("hann", segment), np.exp(2j * np.pi * np.arange(segment) / segment)
 
 
-def _welch(x: np.ndarray, segment: int, level: float, *, local: bool) -> PowerSpectrum:
-    """Welch's spectrum about the mean under each window, or about that of the series, over what white noise keeps."""
-    level, window = _checks.probability("level", level), signal.get_window("hann", segment)
-    seen, square = (np.fft.rfft(w).real for w in (window, window**2))  # a constant, and white noise, under the window
-    share = seen / (seen[0] if local else 1)
-    lost = 2 * share * square / square[0] - share**2 if local else share**2 / (len(x) * square[0])
-    detrend = (lambda parts: parts - (parts @ window / window.sum())[..., None]) if local else False
+def _welch(
+    x: np.ndarray, level: float, window: np.ndarray, kernel: np.ndarray, kept: float, detrend: object
+) -> PowerSpectrum:
+    """Welch's spectrum; its lowest ordinate is the square of sums by ``kernel``, of which white noise has ``kept``."""
+    level, segment = _checks.probability("level", level), len(window)
     frequency = np.arange(segment // 2 + 1) / segment
     inside = (frequency > 0) & (frequency < 0.5)
-
-    def density_of(column: np.ndarray) -> np.ndarray:
-        return signal.welch(deviations(column), nperseg=segment, detrend=detrend)[1][inside] / (1 - lost[inside])
-
-    turn = np.exp(2j * np.pi * np.arange(segment) / segment)
-    nu = np.full(inside.sum(), _freedom(window * turn ** (segment // 4), len(x)))
-    nu[0] = _freedom(window * (turn - share[1] * local), len(x))
-    density, nu = by_column(density_of, x), nu.reshape(-1, *[1] * (x.ndim - 1))
+    density = by_column(lambda column: signal.welch(column, nperseg=segment, detrend=detrend)[1], x)[inside]
+    density[0] /= kept
+    nu = np.full(len(density), _freedom(window * 1j ** np.arange(segment), len(x)))
+    nu[0] = _freedom(kernel, len(x))
+    nu = nu.reshape(-1, *[1] * (x.ndim - 1))
     above, below = (stats.chi2.ppf((1 + side * level) / 2, nu) for side in (1, -1))
     return PowerSpectrum(frequency[inside], density, density * nu / above, density * nu / below)
 
@@ -120,9 +129,10 @@ def increment_spectrum(x: ArrayLike, segment: int = 256, level: float = 0.95) ->
 
     White noise of variance ``s`` gives ``4 s (1 - cos(2 pi f))``, which rises with the frequency; Brownian motion with
     increments of variance ``s`` gives the constant ``2 s``. :meth:`LinearProcess.increment_spectrum` has the density of
-    any linear process. The mean of all increments is removed, that of a segment is not: it is the difference of two
-    points, in which a density that vanishes at 0 would drown. Of such a one, which rises as the square of the
-    frequency, the lowest ordinate is 4/3 of the density, the next 13/12, by the width of the window.
+    any linear process. What is removed is the slope of a line fitted to all of x, not the mean of the increments of
+    a segment: that is a difference of two points, in which a density that vanishes at 0 would drown. Of such a one,
+    which rises as the square of the frequency, the lowest ordinate is 4/3 of the density, the next 13/12, by the width
+    of the window.
 
     Examples
     --------
@@ -133,9 +143,15 @@ def increment_spectrum(x: ArrayLike, segment: int = 256, level: float = 0.95) ->
     >>> bool((power.low < 2).mean() > 0.9 and (power.high > 2).mean() > 0.9)
     True
     """
-    segment = _checks.count("segment", segment, low=4)
-    steps = np.diff(as_series("x", x, 2 * segment + 1), axis=0)
-    return _welch(steps, segment, level, local=False)
+    window, turn = _hann(segment)
+    steps = np.diff(as_series("x", x, 2 * len(window) + 1), axis=0)
+    steps, n, kernel = steps - steps[0], len(steps), window * turn
+    slope = np.arange(1, n + 1) * np.arange(n, 0, -1.0)
+    slope /= slope.sum()
+    parts = sliding_window_view(slope, len(window))[:: len(window) - len(window) // 2] @ kernel
+    seen = kernel.sum().real
+    kept = 1 + (seen**2 * slope @ slope - 2 * seen * parts.real.mean()) / (window @ window)
+    return _welch(steps - np.tensordot(slope, steps, 1), level, window, kernel, kept, False)
 
 
 def strongest_line(x: ArrayLike, lowest: float, width: int = 201, chance: float = 0.001) -> Line:
