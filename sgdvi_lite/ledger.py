@@ -146,16 +146,10 @@ def check(claim_id: str, condition: object, what: str) -> None:
     if claim_id not in _by_id():
         raise KeyError(f"claim_id: the ledger has no claim {claim_id!r}; its ids are {', '.join(_by_id())}")
     label = _by_id()[claim_id].label
-    if not _truth(condition):
+    kind = str(getattr(condition, "dtype", type(condition).__name__)).removeprefix("torch.")
+    single = isinstance(condition, BooleanAtom) or (kind == "bool" and getattr(condition, "shape", ()) == ())
+    allowed = "one truth value, such as a bool; compare numbers, call functions, write .all() or .any() for many values"
+    _checks.require(single, f"condition = {condition!r} ({type(condition).__name__}) is ambiguous: expected {allowed}")
+    if not condition:
         raise AssertionError(f"{label}: not true that {what}")
     print(f"✓ {label}: {what}")
-
-
-def _truth(condition: object) -> bool:
-    """Return a single truth value as a bool, or raise for whatever else Python would take for true or false."""
-    kind = str(getattr(condition, "dtype", type(condition).__name__)).removeprefix("torch.")
-    single = kind == "bool" and getattr(condition, "shape", ()) == ()
-    allowed = "one truth value, such as a bool; compare numbers, call functions, write .all() or .any() for many values"
-    text = f"condition = {condition!r} ({type(condition).__name__}) is ambiguous: expected {allowed}"
-    _checks.require(single or isinstance(condition, BooleanAtom), text)
-    return bool(condition)

@@ -157,9 +157,8 @@ def functional_derivative(density: sp.Expr, rho: sp.Expr, x: sp.Matrix) -> sp.Ex
     """
     good = isinstance(rho, AppliedUndef) and set(x) <= set(rho.args)
     _checks.argument("rho", rho, good, f"an undefined function of {', '.join(map(str, x))}, as scalar_field makes it")
-    density = sp.sympify(density)
-    _checks.argument("density", density, isinstance(density, sp.Expr), "a scalar expression")
-    density = density.doit()
+    _checks.argument("density", density, isinstance(sp.sympify(density), sp.Expr), "a scalar expression")
+    density = sp.sympify(density).doit()
     slopes = [u for u in density.atoms(sp.Derivative) if u.expr == rho and set(u.variables) <= set(x)]
     terms = [(-1) ** len(u.variables) * density.diff(u).diff(*u.variables) for u in slopes]
     return sp.expand(density.diff(rho) + sum(terms))

@@ -131,19 +131,15 @@ def table(result: results.Result) -> Table:
 
     ``print`` shows it as text, a notebook as HTML.
     """
-    return _that_made(result).table(result)
-
-
-def _that_made(result: results.Result) -> Experiment:
-    name = result.provenance.get("experiment")
-    _checks.argument("experiment of the result", repr(name), name in EXPERIMENTS, f"one of {', '.join(EXPERIMENTS)}")
-    return EXPERIMENTS[name]
+    _checks.one_of("experiment", result.provenance.get("experiment"), EXPERIMENTS)
+    return EXPERIMENTS[result.provenance["experiment"]].table(result)
 
 
 def draw(result: results.Result, path: Path | None = None) -> Figure:
     """Draw the figure of a result; save it as SVG if a path is given."""
+    _checks.one_of("experiment", result.provenance.get("experiment"), EXPERIMENTS)
     with rc_context(plots.STYLE):  # without pyplot, whose interactive mode a notebook turns on at the first figure
-        figure = _that_made(result).draw(result)
+        figure = EXPERIMENTS[result.provenance["experiment"]].draw(result)
         if path is not None:
             results.write_atomically(path, lambda file: figure.savefig(file, format="svg", metadata={"Date": None}))
     return figure

@@ -78,14 +78,10 @@ def spectrum(x: ArrayLike, segment: int = 256, level: float = 0.95) -> PowerSpec
     True
     """
     window, turn = _hann(segment)
-    x = as_series("x", x, 2 * len(window))
-
-    def mean(parts: np.ndarray) -> np.ndarray:
-        return parts @ window / window.sum()
-
-    kernel = window * (turn - mean(turn))
+    x, weights = as_series("x", x, 2 * len(window)), window / window.sum()
+    kernel = window * (turn - turn @ weights)
     kept = np.vdot(kernel, kernel).real / (window @ window)
-    return _welch(x - x[0], level, window, kernel, kept, lambda parts: parts - mean(parts)[..., None])
+    return _welch(x - x[0], level, window, kernel, kept, lambda parts: parts - (parts @ weights)[..., None])
 
 
 def _hann(segment: object) -> tuple[np.ndarray, np.ndarray]:
@@ -103,9 +99,8 @@ def _welch(
     inside = (frequency > 0) & (frequency < 0.5)
     density = by_column(lambda column: signal.welch(column, nperseg=segment, detrend=detrend)[1], x)[inside]
     density[0] /= kept
-    nu = np.full(len(density), _freedom(window * 1j ** np.arange(segment), len(x)))
+    nu = np.full((len(density), *[1] * (x.ndim - 1)), _freedom(window * 1j ** np.arange(segment), len(x)))
     nu[0] = _freedom(kernel, len(x))
-    nu = nu.reshape(-1, *[1] * (x.ndim - 1))
     above, below = (stats.chi2.ppf((1 + side * level) / 2, nu) for side in (1, -1))
     return PowerSpectrum(frequency[inside], density, density * nu / above, density * nu / below)
 
@@ -118,10 +113,9 @@ def _freedom(kernel: np.ndarray, n: int) -> float:
     half = len(kernel) // 2
     step = len(kernel) - half
     K = (n - half) // step
-    own, next_ = (
-        (abs(np.vdot(a, b)) ** 2 + abs(a @ b) ** 2) for a, b in ((kernel, kernel), (kernel[step:], kernel[:half]))
-    )
-    return 2 * K * np.vdot(kernel, kernel).real ** 2 / (own + 2 * (1 - 1 / K) * next_)
+    pairs = ((kernel, kernel), (kernel[step:], kernel[:half]))
+    own, neighbours = (abs(np.vdot(a, b)) ** 2 + abs(a @ b) ** 2 for a, b in pairs)
+    return 2 * K * np.vdot(kernel, kernel).real ** 2 / (own + 2 * (1 - 1 / K) * neighbours)
 
 
 def increment_spectrum(x: ArrayLike, segment: int = 256, level: float = 0.95) -> PowerSpectrum:
@@ -146,8 +140,7 @@ def increment_spectrum(x: ArrayLike, segment: int = 256, level: float = 0.95) ->
     window, turn = _hann(segment)
     steps = np.diff(as_series("x", x, 2 * len(window) + 1), axis=0)
     steps, n, kernel = steps - steps[0], len(steps), window * turn
-    slope = np.arange(1, n + 1) * np.arange(n, 0, -1.0)
-    slope /= slope.sum()
+    slope = np.arange(1, n + 1) * np.arange(n, 0, -1.0) / (n * (n + 1) * (n + 2) / 6)
     parts = sliding_window_view(slope, len(window))[:: len(window) - len(window) // 2] @ kernel
     seen = kernel.sum().real
     kept = 1 + (seen**2 * slope @ slope - 2 * seen * parts.real.mean()) / (window @ window)

@@ -42,25 +42,25 @@ def test_the_spectrum_of_white_noise_is_unbiased_at_every_frequency(segment, len
 
 @pytest.mark.parametrize("phi", [0.5, -0.5, -0.9])
 def test_the_spectrum_of_ar1_is_unbiased_where_the_window_resolves_it(phi):
-    """Within 4 %; the increments' density rises as f^2, of which the window makes 4/3 and 13/12 at the two lowest."""
-    lags = abs(np.subtract.outer(np.arange(1281), np.arange(1281)))
+    """Within 1 % at low frequencies; the increments' density rises as f^2, of which the window makes 4/3 and 13/12 at the two lowest."""
+    lags = abs(np.subtract.outer(np.arange(641), np.arange(641)))
     R = np.linalg.cholesky(phi**lags / (1 - phi**2))
-    f, density = expected(series.spectrum, R, 128)
+    f, density = expected(series.spectrum, R, 64)
     exact = 2 / abs(np.exp(2j * np.pi * f) - phi) ** 2
-    assert np.allclose(density, exact, rtol=0.04) and np.allclose(density[:3], exact[:3], rtol=0.01)
-    f, density = expected(series.increment_spectrum, R, 128)
+    assert np.allclose(density, exact, rtol=0.08) and np.allclose(density[:3], exact[:3], rtol=0.01)
+    f, density = expected(series.increment_spectrum, R, 64)
     exact = series.LinearProcess([[phi]], [[1.0]]).increment_spectrum(f)[:, 0]
     assert np.allclose((density / exact)[:2], [4 / 3, 13 / 12], rtol=0.03)
-    assert np.allclose(density[2:], exact[2:], rtol=0.05)
+    assert np.allclose(density[2:], exact[2:], rtol=0.08)
 
 
 @pytest.mark.parametrize("n", [128, 1280])
 def test_the_interval_holds_the_density_as_often_as_it_says_at_every_frequency(n):
-    noise = series.white_noise(n, np.eye(1500), generator=generator(1))
-    walk = np.vstack([np.zeros((1, 1500)), np.cumsum(noise, axis=0)])
+    noise = series.white_noise(n, np.eye(400), generator=generator(1))
+    walk = np.vstack([np.zeros((1, 400)), np.cumsum(noise, axis=0)])
     for found in (series.spectrum(noise, 64), series.increment_spectrum(walk, 64)):
         covered = ((found.low < 2) & (2 < found.high)).mean(axis=1)
-        assert np.abs(covered - 0.95).max() < 4 * (0.95 * 0.05 / 1500) ** 0.5
+        assert np.abs(covered - 0.95).max() < 4 * (0.95 * 0.05 / 400) ** 0.5
 
 
 def test_a_strong_line_does_not_leak_to_the_lowest_frequency():
@@ -108,7 +108,7 @@ def test_a_series_whose_correlation_does_not_die_out_has_no_time(x):
 def test_a_slow_mode_under_white_noise_is_seen_in_the_means_of_stretches():
     slow = lfilter([1.0], [1.0, -0.99], series.white_noise(100_000, np.eye(1), generator=generator()), axis=0)
     x = slow / slow.std() + 7 * series.white_noise(100_000, np.eye(1), generator=generator(1))
-    with pytest.raises(series.ShortSeriesError, match="slow mode is hidden") as told:
+    with pytest.raises(series.ShortSeriesError, match="average x over stretches if") as told:
         series.integrated_time(x)
     assert told.value.estimate[0] == pytest.approx(1 + 198 / 50, rel=4 * (2 / 29) ** 0.5)
 
