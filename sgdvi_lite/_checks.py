@@ -21,7 +21,7 @@ def argument(name: str, value: object, good: object, allowed: str) -> None:
     require(good, f"{name} = {value}: expected {allowed}")
 
 
-def number(name: str, value: object, good: Callable[[Real], object], allowed: str) -> float:
+def number(name: str, value: object, good: Callable[[Real], object], allowed: str) -> Real:
     """Return a real number, be it NumPy's or a tensor's, as Python's; raise unless it is one, and ``good``."""
     plain = value.item() if getattr(value, "shape", None) == () else value
     if isinstance(plain, bool) or not isinstance(plain, Real):
@@ -30,17 +30,17 @@ def number(name: str, value: object, good: Callable[[Real], object], allowed: st
     return plain
 
 
-def positive(name: str, value: object) -> float:
+def positive(name: str, value: object) -> Real:
     """Return ``value``, or raise unless it is a finite number above zero."""
     return number(name, value, lambda v: 0 < v < math.inf, "a finite number > 0")
 
 
-def not_negative(name: str, value: object) -> float:
+def not_negative(name: str, value: object) -> Real:
     """Return ``value``, or raise unless it is a finite number, zero or above."""
     return number(name, value, lambda v: 0 <= v < math.inf, "a finite number >= 0")
 
 
-def probability(name: str, value: object) -> float:
+def probability(name: str, value: object) -> Real:
     """Return ``value``, or raise unless it is strictly between 0 and 1."""
     return number(name, value, lambda v: 0 < v < 1, "a probability in (0, 1), such as 0.95")
 
@@ -55,7 +55,7 @@ def count(name: str, value: object, low: int = 1, high: int | None = None, remed
     return whole
 
 
-def momentum(value: object, nesterov: object) -> float:
+def momentum(value: object, nesterov: object) -> Real:
     """Return the momentum, or raise unless it is in [0, 1), and above 0 for Nesterov's."""
     value = number("momentum", value, lambda v: 0 <= v < 1, "a number in [0, 1)")
     require(value or not nesterov, "nesterov = True with momentum = 0: expected a momentum > 0, or nesterov = False")

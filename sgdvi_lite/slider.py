@@ -41,7 +41,7 @@ class Slider:
 
 def slider(
     frames: Iterable[Figure | str],
-    labels: Sequence[object],
+    labels: Iterable[object],
     alt: Sequence[str],
     title: str,
     *,

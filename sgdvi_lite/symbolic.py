@@ -126,7 +126,7 @@ def generator(u: sp.Expr, drift: sp.Matrix, D: sp.Matrix, T: sp.Expr, x: sp.Matr
     return (drift.T * grad(u, x))[0] + T * sum(d * h for d, h in zip(D, grad(u, x).jacobian(x), strict=True))
 
 
-def functional_derivative(density: sp.Expr, rho: sp.Expr, x: sp.Matrix) -> sp.Expr:
+def functional_derivative(density: object, rho: sp.Expr, x: sp.Matrix) -> sp.Expr:
     r"""Functional derivative of the integral of ``density``, an expression in ``rho`` and its derivatives.
 
     With u running over ``rho`` and its derivatives of order :math:`|u|` in the point, it is
@@ -157,8 +157,9 @@ def functional_derivative(density: sp.Expr, rho: sp.Expr, x: sp.Matrix) -> sp.Ex
     """
     good = isinstance(rho, AppliedUndef) and set(x) <= set(rho.args)
     _checks.argument("rho", rho, good, f"an undefined function of {', '.join(map(str, x))}, as scalar_field makes it")
-    _checks.argument("density", density, isinstance(sp.sympify(density), sp.Expr), "a scalar expression")
     density = sp.sympify(density).doit()
+    scalar = isinstance(density, sp.Expr) and not density.is_Matrix
+    _checks.argument("density", density, scalar, "a scalar expression")
     slopes = [u for u in density.atoms(sp.Derivative) if u.expr == rho and set(u.variables) <= set(x)]
     terms = [(-1) ** len(u.variables) * density.diff(u).diff(*u.variables) for u in slopes]
     return sp.expand(density.diff(rho) + sum(terms))

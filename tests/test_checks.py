@@ -31,7 +31,7 @@ def test_real_numbers_of_all_libraries_are_numbers(value):
 
 @pytest.mark.parametrize("value", ["a", None, [0.5], 0.5j, True, np.array([0.5]), torch.ones(2)])
 def test_what_is_no_number_is_refused_in_our_words(value):
-    with pytest.raises(TypeError, match="lr = .*: expected a finite number > 0"):
+    with pytest.raises(TypeError, match=r"lr = .*: expected a finite number > 0"):
         _checks.positive("lr", value)
     with pytest.raises(TypeError, match=r"momentum = .*: expected a number in \[0, 1\)"):
         _checks.momentum(value, False)
@@ -40,13 +40,13 @@ def test_what_is_no_number_is_refused_in_our_words(value):
 @pytest.mark.parametrize("value", [np.nan, np.inf, -1.0, np.float32(-1)])
 def test_numbers_out_of_range(value):
     for check in (_checks.positive, _checks.not_negative, _checks.probability):
-        with pytest.raises(ValueError, match="lr = .*: expected"):
+        with pytest.raises(ValueError, match=r"lr = .*: expected"):
             check("lr", value)
 
 
 def test_a_name_that_is_no_text_is_none_of_those_allowed():
     for value in (None, ["a"], 3):
-        with pytest.raises(ValueError, match="kind = .*: expected one of a, b"):
+        with pytest.raises(ValueError, match=r"kind = .*: expected one of a, b"):
             _checks.one_of("kind", value, {"a": 1, "b": 2})
 
 

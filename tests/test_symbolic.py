@@ -103,9 +103,9 @@ def test_functional_derivatives_agree_with_sympy_where_it_has_them():
 def test_what_has_no_functional_derivative():
     x, rho, b, _ = fields(2)
     for other in (sp.Symbol("rho"), rho**2, sp.Function("rho")(x[0])):
-        with pytest.raises(ValueError, match="rho = .*: expected an undefined function of x1, x2"):
+        with pytest.raises(ValueError, match=r"rho = .*: expected an undefined function of x1, x2"):
             sy.functional_derivative(rho, other, x)
-    with pytest.raises(ValueError, match="density = .*: expected a scalar expression"):
+    with pytest.raises(ValueError, match=r"density = .*: expected a scalar expression"):
         sy.functional_derivative(rho * b, rho, x)
 
 

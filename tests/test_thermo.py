@@ -166,7 +166,7 @@ def test_what_is_lost_or_not_finite_is_refused():
     fp, Phi = well(20)
     rho = gaussian(fp, np.eye(2))
     for bad in (Phi * 1j, np.ma.array(Phi, mask=Phi > 0), np.where(Phi > 0, np.nan, Phi)):
-        with pytest.raises(ValueError, match="Phi.*: expected an array|Phi: NaN or infinity"):
+        with pytest.raises(ValueError, match=r"Phi.*: expected an array|Phi: NaN or infinity"):
             thermo.free_energy(rho, bad, 1.0, fp.cell_area)
     for first, second in ((rho[:1], rho), (rho, rho[:1])):
         with pytest.raises(ValueError, match=r"has shape \(1, 20\): expected \(20, 20\)"):

@@ -353,5 +353,5 @@ def test_a_result_that_no_experiment_saved_is_refused(tmp_path, capsys, more):
     path = results.save(tmp_path / "one.npz", {"a": np.zeros(1)}, note)
     assert main(["show", str(path)]) == 2
     assert "experiment = " in (told := capsys.readouterr().err) and "expected one of spectrum, trajectory" in told
-    with pytest.raises(ValueError, match="experiment = .*: expected one of spectrum, trajectory"):
+    with pytest.raises(ValueError, match=r"experiment = .*: expected one of spectrum, trajectory"):
         reports.draw(results.load(path))

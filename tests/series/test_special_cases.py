@@ -42,7 +42,7 @@ def test_the_spectrum_of_white_noise_is_unbiased_at_every_frequency(segment, len
 
 @pytest.mark.parametrize("phi", [0.5, -0.5, -0.9])
 def test_the_spectrum_of_ar1_is_unbiased_where_the_window_resolves_it(phi):
-    """Within 1 % at low frequencies; the increments' density rises as f^2, of which the window makes 4/3 and 13/12 at the two lowest."""
+    """Within 1 % at low ones; increments rise as f^2, of which the window makes 4/3 and 13/12 at the lowest."""
     lags = abs(np.subtract.outer(np.arange(641), np.arange(641)))
     R = np.linalg.cholesky(phi**lags / (1 - phi**2))
     f, density = expected(series.spectrum, R, 64)
