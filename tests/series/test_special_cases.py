@@ -42,16 +42,16 @@ def test_the_spectrum_of_white_noise_is_unbiased_at_every_frequency(segment, len
 
 @pytest.mark.parametrize("phi", [0.5, -0.5, -0.9])
 def test_the_spectrum_of_ar1_is_unbiased_where_the_window_resolves_it(phi):
-    """Within 1 % at low ones; increments rise as f^2, of which the window makes 4/3 and 13/12 at the lowest."""
+    """Within 2 % at low ones; increments rise as f^2, of which the window makes 4/3 and 13/12 at the lowest."""
     lags = abs(np.subtract.outer(np.arange(641), np.arange(641)))
     R = np.linalg.cholesky(phi**lags / (1 - phi**2))
     f, density = expected(series.spectrum, R, 64)
     exact = 2 / abs(np.exp(2j * np.pi * f) - phi) ** 2
-    assert np.allclose(density, exact, rtol=0.08) and np.allclose(density[:3], exact[:3], rtol=0.01)
+    assert np.allclose(density, exact, rtol=0.16) and np.allclose(density[:3], exact[:3], rtol=0.02)
     f, density = expected(series.increment_spectrum, R, 64)
     exact = series.LinearProcess([[phi]], [[1.0]]).increment_spectrum(f)[:, 0]
     assert np.allclose((density / exact)[:2], [4 / 3, 13 / 12], rtol=0.03)
-    assert np.allclose(density[2:], exact[2:], rtol=0.08)
+    assert np.allclose(density[2:], exact[2:], rtol=0.16)
 
 
 @pytest.mark.parametrize("n", [128, 1280])
