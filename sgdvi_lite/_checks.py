@@ -1,9 +1,12 @@
 """Checks of arguments, one line each where they are used. Each error says what came, what may come, what to do."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from numbers import Real
 
+import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 
@@ -18,39 +21,68 @@ def argument(name: str, value: object, good: object, allowed: str) -> None:
     require(good, f"{name} = {value}: expected {allowed}")
 
 
-def positive(name: str, value: float) -> None:
-    """Raise unless ``value`` is a finite number above zero."""
-    argument(name, value, math.isfinite(value) and value > 0, "a finite number > 0")
+def number(name: str, value: object, good: Callable[[Real], object], allowed: str) -> Real:
+    """Return a real number, be it NumPy's or a tensor's, as Python's; raise unless it is one, and ``good``."""
+    plain = value.item() if getattr(value, "shape", None) == () else value
+    if isinstance(plain, bool) or not isinstance(plain, Real):
+        raise TypeError(f"{name} = {value!r}: expected {allowed}")
+    argument(name, plain, good(plain), allowed)
+    return plain
 
 
-def not_negative(name: str, value: float) -> None:
-    """Raise unless ``value`` is a finite number, zero or above."""
-    argument(name, value, math.isfinite(value) and value >= 0, "a finite number >= 0")
+def positive(name: str, value: object) -> Real:
+    """Return ``value``, or raise unless it is a finite number above zero."""
+    return number(name, value, lambda v: 0 < v < math.inf, "a finite number > 0")
 
 
-def probability(name: str, value: float) -> None:
-    """Raise unless ``value`` is strictly between 0 and 1."""
-    argument(name, value, 0 < value < 1, "a probability in (0, 1), such as 0.95")
+def not_negative(name: str, value: object) -> Real:
+    """Return ``value``, or raise unless it is a finite number, zero or above."""
+    return number(name, value, lambda v: 0 <= v < math.inf, "a finite number >= 0")
 
 
-def count(name: str, value: object, low: int = 1, high: int | None = None, remedy: str = "") -> None:
-    """Raise unless ``value`` is an integer in [low, high]."""
-    allowed = f">= {low}" if high is None else f"in [{low}, {high}]"
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} = {value!r}: expected an integer {allowed}")
-    inside = low <= value and (high is None or value <= high)
-    argument(name, value, inside, f"an integer {allowed}" + (f"; {remedy}" if remedy else ""))
+def probability(name: str, value: object) -> Real:
+    """Return ``value``, or raise unless it is strictly between 0 and 1."""
+    return number(name, value, lambda v: 0 < v < 1, "a probability in (0, 1), such as 0.95")
 
 
-def momentum(value: float, nesterov: bool) -> None:
-    """Raise unless the momentum is in [0, 1), and above 0 for Nesterov's."""
-    argument("momentum", value, 0 <= value < 1, "a number in [0, 1)")
+def count(name: str, value: object, low: int = 1, high: int | None = None, remedy: str = "") -> int:
+    """Return ``value`` as an int of Python, whose products are exact; raise unless it is an integer in [low, high]."""
+    allowed = "an integer " + (f">= {low}" if high is None else f"in [{low}, {high}]")
+    whole = number(name, value, lambda v: True, allowed)
+    if not isinstance(whole, int):
+        raise TypeError(f"{name} = {value!r}: expected {allowed}")
+    argument(name, whole, low <= whole and (high is None or whole <= high), allowed + f"; {remedy}" * bool(remedy))
+    return whole
+
+
+def momentum(value: object, nesterov: object) -> Real:
+    """Return the momentum, or raise unless it is in [0, 1), and above 0 for Nesterov's."""
+    value = number("momentum", value, lambda v: 0 <= v < 1, "a number in [0, 1)")
     require(value or not nesterov, "nesterov = True with momentum = 0: expected a momentum > 0, or nesterov = False")
+    return value
 
 
-def one_of(name: str, value: str, allowed) -> None:
+def array(name: str, value: ArrayLike | Tensor, ndim: int | None = None, form: str = "") -> np.ndarray:
+    """Return an array, tensor or list as float64; raise unless it is real, not masked, finite, with ``ndim`` axes."""
+    if isinstance(value, Tensor):
+        value = value.detach().cpu()
+        value = value if value.is_complex() else value.double()  # NumPy has no bfloat16
+    try:
+        found = np.asarray(value)
+        require(found.dtype.kind in "biufO" and not np.ma.is_masked(value), f"{found.dtype}, or masked")
+        found = found.astype(np.float64, copy=False)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise ValueError(f"{name} ({error}): expected an array of real numbers, none of them masked") from error
+    shape(name, found.shape, ndim is None or (found.ndim == ndim and found.size), form)
+    bad = np.argwhere(~np.isfinite(found))
+    where = f" in row {bad[0][0]}" if bad.size else ""
+    require(not len(bad), f"{name}: NaN or infinity{where}; expected finite numbers")
+    return found
+
+
+def one_of(name: str, value: object, allowed) -> None:
     """Raise unless ``value`` is one of the ``allowed`` names."""
-    argument(name, repr(value), value in allowed, f"one of {', '.join(allowed)}")
+    argument(name, repr(value), isinstance(value, str) and value in allowed, f"one of {', '.join(allowed)}")
 
 
 def shape(name: str, value: Sequence[int], good: object, allowed: str, verb: str = "has") -> None:

@@ -9,6 +9,9 @@ from functools import cache
 from pathlib import Path
 
 import yaml
+from sympy.logic.boolalg import BooleanAtom
+
+from sgdvi_lite import _checks
 
 VERDICTS = {
     "holds": "true as printed",
@@ -108,12 +111,16 @@ def _by_id() -> dict[str, Claim]:
 def check(claim_id: str, condition: object, what: str) -> None:
     """Assert one fact on which a claim's verdict rests, and print a small mark with the claim's label.
 
+    Nearly every object of Python is true in an ``if``: a pair of a false value and a message, a function that was not
+    called, NaN, a list with one false entry. So only a truth value is taken for one.
+
     Parameters
     ----------
     claim_id
         The claim's ``id`` in ``claims.yml``.
     condition
-        The fact: a ``bool``, or anything whose truth value is a single ``bool`` (a sympy relation, a 0-d tensor).
+        The fact: a ``bool``, be it Python's, sympy's or NumPy's, or a tensor or array of shape ``()`` of that type. Of
+        many truth values write ``.all()`` or ``.any()``; a sympy relation must have been decided.
     what
         What was checked, as a sentence without a full stop.
 
@@ -121,6 +128,8 @@ def check(claim_id: str, condition: object, what: str) -> None:
     ------
     KeyError
         If the ledger has no such claim.
+    ValueError
+        If the condition is no truth value.
     AssertionError
         If the condition is false.
 
@@ -137,6 +146,10 @@ def check(claim_id: str, condition: object, what: str) -> None:
     if claim_id not in _by_id():
         raise KeyError(f"claim_id: the ledger has no claim {claim_id!r}; its ids are {', '.join(_by_id())}")
     label = _by_id()[claim_id].label
-    if not bool(condition):
+    kind = str(getattr(condition, "dtype", type(condition).__name__)).removeprefix("torch.")
+    single = isinstance(condition, BooleanAtom) or (kind == "bool" and getattr(condition, "shape", ()) == ())
+    allowed = "one truth value, such as a bool; compare numbers, call functions, write .all() or .any() for many values"
+    _checks.require(single, f"condition = {condition!r} ({type(condition).__name__}) is ambiguous: expected {allowed}")
+    if not condition:
         raise AssertionError(f"{label}: not true that {what}")
     print(f"✓ {label}: {what}")

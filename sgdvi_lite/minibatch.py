@@ -26,11 +26,10 @@ def minibatch_factor(N: int, b: int, replacement: bool = True) -> float:
     >>> minibatch_factor(N=5, b=2), minibatch_factor(N=5, b=2, replacement=False)
     (0.5, 0.375)
     """
-    _checks.count("N", N)
+    N = _checks.count("N", N)
     if replacement:
-        _checks.count("b", b)
-        return 1 / b
-    _checks.count("b", b, high=N, remedy="without replacement a batch holds at most N examples")
+        return 1 / _checks.count("b", b)
+    b = _checks.count("b", b, high=N, remedy="without replacement a batch holds at most N examples")
     return (N - b) / (b * (N - 1)) if N > 1 else 0.0
 
 
@@ -59,6 +58,6 @@ def temperature(lr: float, b: int, N: int | None = None, replacement: bool = Tru
     >>> temperature(lr=0.5, b=4)
     0.0625
     """
-    _checks.positive("lr", lr)
+    lr = _checks.positive("lr", lr)
     _checks.argument("N", N, N is not None or replacement, "the number of examples, since replacement=False")
     return lr / 2 * minibatch_factor(b if N is None else N, b, replacement)

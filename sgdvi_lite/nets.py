@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable
 from functools import partial
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -113,9 +114,10 @@ def build(
     """
     _checks.one_of("name", name, NETWORKS)
     _checks.argument("norm", repr(norm), norm in NORMS, "'batch', 'group' or None")
-    _checks.count("classes", classes, low=2)
+    classes, in_shape = _checks.count("classes", classes, low=2), tuple(in_shape)
     if len(in_shape) != 3 or min(in_shape) < 1:
         raise ValueError(f"in_shape = {in_shape}: expected three positive sizes (channels, height, width)")
+    in_shape = tuple(_checks.count("in_shape", size) for size in in_shape)
     with torch.random.fork_rng(devices=[]):
         model = NETWORKS[name](in_shape, classes, norm)
     for layer in model.modules():
@@ -147,7 +149,7 @@ def flat_parameters(model: nn.Module) -> Float[Tensor, " d"]:
 
 
 @torch.no_grad()
-def set_flat_parameters(model: nn.Module, vector: Tensor) -> None:
+def set_flat_parameters(model: nn.Module, vector: Tensor | np.ndarray) -> None:
     """Write a vector as of :func:`flat_parameters` back into the network, in place.
 
     Raises
@@ -156,14 +158,14 @@ def set_flat_parameters(model: nn.Module, vector: Tensor) -> None:
         If the vector's shape is not ``(d,)``.
     """
     d = count_parameters(model)
-    _checks.shape("vector", vector.shape, vector.shape == (d,), f"({d},), the network's number of weights")
-    trainable = [p for p in model.parameters() if p.requires_grad]
+    _checks.shape("vector", np.shape(vector), np.shape(vector) == (d,), f"({d},), the network's number of weights")
+    vector, trainable = torch.as_tensor(vector), [p for p in model.parameters() if p.requires_grad]
     for p, part in zip(trainable, vector.split([p.numel() for p in trainable]), strict=True):
         p.copy_(part.view_as(p))
 
 
 @torch.no_grad()
-def error_rate(model: nn.Module, x: Tensor, y: Tensor, chunk: int = 4096) -> float:
+def error_rate(model: nn.Module, x: Tensor | np.ndarray, y: Tensor | np.ndarray, chunk: int = 4096) -> float:
     """Fraction of examples whose largest output is not their label, in evaluation mode, in which the model stays.
 
     Examples
@@ -175,6 +177,8 @@ def error_rate(model: nn.Module, x: Tensor, y: Tensor, chunk: int = 4096) -> flo
     >>> nets.error_rate(model, torch.tensor([[2.0, 1.0], [3.0, 1.0]]), torch.tensor([0, 1]))
     0.5
     """
+    x, y, chunk = torch.as_tensor(x), torch.as_tensor(y), _checks.count("chunk", chunk)
+    _checks.same_length("x", x, "y", y)
     device = next(model.parameters()).device
     model.eval()
     parts = zip(x.split(chunk), y.split(chunk), strict=True)

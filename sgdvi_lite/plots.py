@@ -7,6 +7,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 
+from sgdvi_lite import _checks
+
 INK = "#1f2328"  # text and axes
 GREY = "#6e7681"  # what stands back: thresholds and their labels
 COLOURS = ("#0072b2", "#b84a00", "#007a5a", "#a3527f", "#8a6d00")
@@ -44,7 +46,7 @@ def shades(colour: str, n: int) -> list[tuple[float, float, float]]:
     3
     """
     full = np.array(to_rgb(colour))
-    return [tuple(1 - w * (1 - full)) for w in np.linspace(0.45, 1.0, n)]
+    return [tuple(1 - w * (1 - full)) for w in np.linspace(0.45, 1.0, _checks.count("n", n))]
 
 
 def spectrum(ax: Axes, eigenvalues: np.ndarray, text: str, **line) -> Axes:
@@ -60,8 +62,14 @@ def spectrum(ax: Axes, eigenvalues: np.ndarray, text: str, **line) -> Axes:
         Written at the end of the curve.
     line
         Passed on to ``Axes.loglog``, ``label`` for a legend among it.
+
+    Raises
+    ------
+    ValueError
+        If the eigenvalues are no finite array ``(n,)``, or none is above 0.
     """
-    values = np.sort(np.asarray(eigenvalues))[::-1]
+    values = np.sort(_checks.array("eigenvalues", eigenvalues, 1, "(n,), one or more"))[::-1]
+    _checks.argument("the largest eigenvalue", values[0], values[0] > 0, "one above 0, as others are not drawn")
     values = values[values > len(values) * np.finfo(float).eps * values[0]]
     index = np.arange(1, len(values) + 1)
     (curve,) = ax.loglog(index, values, **line)
@@ -89,7 +97,13 @@ def matrix(ax: Axes, values: np.ndarray, label: str) -> Axes:
         Array ``(m, n)``.
     label
         Title of the colour bar, with its unit.
+
+    Raises
+    ------
+    ValueError
+        If the values are no finite array ``(m, n)``.
     """
+    values = _checks.array("values", values, 2, "(m, n)")
     size = np.abs(values).max() or 1.0
     image = ax.imshow(values, cmap="RdBu_r", vmin=-size, vmax=size)
     ax.figure.colorbar(image, ax=ax, label=label, shrink=0.85)

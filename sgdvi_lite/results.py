@@ -18,6 +18,7 @@ from sgdvi_lite import _checks
 from sgdvi_lite._storage.files import write_atomically
 
 _PACKAGES = ("sgdvi_lite", "torch", "numpy", "scipy", "scikit-learn")
+_TAKEN = ("provenance", "file", "allow_pickle")  # by us, and by np.savez
 _REQUIRED = ("preset", "seed", "commit", "versions", "device", "wall_seconds", "data_sha256")
 
 
@@ -93,21 +94,25 @@ def save(path: str | Path, arrays: dict[str, np.ndarray], provenance: dict) -> P
     arrays
         Arrays by name; numbers or text, no Python objects.
     provenance
-        As made by :func:`provenance`.
+        As made by :func:`provenance`; NumPy's numbers and arrays become numbers and lists.
 
     Raises
     ------
     ValueError
-        If the name has another ending, an array holds objects, or the provenance lacks a field.
+        If the name has another ending, an array holds objects or a mask, or is named ``provenance``, ``file`` or
+        ``allow_pickle``, or the provenance lacks a field or holds what JSON cannot.
     """
     _checks.argument("path", repr(str(path)), Path(path).suffix == ".npz", "a name that ends in .npz")
     missing = [name for name in _REQUIRED if name not in provenance]
     _checks.require(not missing, f"provenance lacks {missing}: make it with results.provenance")
+    masked = [name for name, array in arrays.items() if np.ma.is_masked(array)]
     arrays = {name: np.asarray(array) for name, array in arrays.items()}
-    objects = [name for name, array in arrays.items() if array.dtype.hasobject]
-    if objects or "provenance" in arrays:
-        raise ValueError(f"arrays: {objects or ['provenance']} cannot be saved; expected arrays of numbers or text")
-    note = np.array(json.dumps(provenance))
+    bad = masked + [name for name, array in arrays.items() if name in _TAKEN or array.dtype.hasobject]
+    _checks.require(not bad, f"arrays: {bad} cannot be saved; expected arrays of numbers or text, by other names")
+    try:
+        note = np.array(json.dumps(provenance, default=lambda value: value.tolist()))
+    except (TypeError, ValueError, AttributeError) as error:
+        raise ValueError(f"provenance cannot be saved ({error}): expected numbers, text, lists and dicts") from error
     return write_atomically(path, lambda file: np.savez_compressed(file, provenance=note, **arrays))
 
 
@@ -128,6 +133,7 @@ def load(path: str | Path) -> Result:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         note = json.loads(str(arrays.pop("provenance")))
+        _checks.require(isinstance(note, dict), "its provenance is no dict")
     except Exception as error:
         raise ValueError(f"path = {str(path)!r}: not a saved result of sgdvi_lite ({error}); run it again") from error
     return Result(arrays, note)

@@ -41,7 +41,7 @@ class Slider:
 
 def slider(
     frames: Iterable[Figure | str],
-    labels: Sequence[str],
+    labels: Iterable[object],
     alt: Sequence[str],
     title: str,
     *,
@@ -56,7 +56,7 @@ def slider(
         At least two drawings of the same size: Matplotlib figures, or SVG text. Each figure is drawn and closed before
         the next is asked for, so that a generator holds one at a time.
     labels
-        What stands beside the slider at each frame, such as ``"λ = 0.5"``.
+        What stands beside the slider at each frame, such as ``"λ = 0.5"``; or a number.
     alt
         What each frame shows, for readers who cannot see it.
     title
@@ -80,6 +80,7 @@ def slider(
     >>> slider(dots, ["r = 1", "r = 2"], ["A small dot.", "A larger dot."], title="radius")
     Slider 'radius' with 2 frames, from r = 1 to r = 2
     """
+    labels = labels if isinstance(labels, str) else [f"{label}" for label in labels]
     drawings = [_svg(frame) for frame in frames]
     _check(drawings, labels, alt, title, start, seconds)
     frames = enumerate(zip(drawings, labels, alt, strict=True))

@@ -6,7 +6,7 @@ functions in d = 2 and 3.
 """
 
 import sympy as sp
-from sympy.calculus.euler import euler_equations
+from sympy.core.function import AppliedUndef
 
 from sgdvi_lite import _checks
 
@@ -20,7 +20,7 @@ def coordinates(d: int) -> sp.Matrix:
     >>> symbolic.coordinates(2).T
     Matrix([[x1, x2]])
     """
-    return sp.Matrix(sp.symbols(f"x1:{d + 1}", real=True))
+    return sp.Matrix(sp.symbols(f"x1:{_checks.count('d', d) + 1}", real=True))
 
 
 def scalar_field(name: str, x: sp.Matrix, *more: sp.Symbol) -> sp.Expr:
@@ -126,8 +126,25 @@ def generator(u: sp.Expr, drift: sp.Matrix, D: sp.Matrix, T: sp.Expr, x: sp.Matr
     return (drift.T * grad(u, x))[0] + T * sum(d * h for d, h in zip(D, grad(u, x).jacobian(x), strict=True))
 
 
-def functional_derivative(density: sp.Expr, rho: sp.Expr, x: sp.Matrix) -> sp.Expr:
-    """Functional derivative of the integral of ``density``, an expression in ``rho`` and its derivatives.
+def functional_derivative(density: object, rho: sp.Expr, x: sp.Matrix) -> sp.Expr:
+    r"""Functional derivative of the integral of ``density``, an expression in ``rho`` and its derivatives.
+
+    With u running over ``rho`` and its derivatives of order :math:`|u|` in the point, it is
+    :math:`\sum_u (-1)^{|u|}\, \partial_u (\partial\,\text{density} / \partial u)`: Euler and Lagrange's expression.
+
+    Parameters
+    ----------
+    density
+        A scalar expression; a constant and 0 are such.
+    rho
+        A function of the point, as of :func:`scalar_field`.
+    x
+        The point, as of :func:`coordinates`.
+
+    Raises
+    ------
+    ValueError
+        If ``rho`` is no undefined function of the point, or ``density`` no scalar.
 
     Examples
     --------
@@ -138,5 +155,11 @@ def functional_derivative(density: sp.Expr, rho: sp.Expr, x: sp.Matrix) -> sp.Ex
     >>> symbolic.functional_derivative(rho * sp.log(rho), rho, x)
     log(rho(x1, x2)) + 1
     """
-    (equation,) = euler_equations(density, [rho], list(x))
-    return sp.expand(equation.lhs)
+    good = isinstance(rho, AppliedUndef) and set(x) <= set(rho.args)
+    _checks.argument("rho", rho, good, f"an undefined function of {', '.join(map(str, x))}, as scalar_field makes it")
+    density = sp.sympify(density).doit()
+    scalar = isinstance(density, sp.Expr) and not density.is_Matrix
+    _checks.argument("density", density, scalar, "a scalar expression")
+    slopes = [u for u in density.atoms(sp.Derivative) if u.expr == rho and set(u.variables) <= set(x)]
+    terms = [(-1) ** len(u.variables) * density.diff(u).diff(*u.variables) for u in slopes]
+    return sp.expand(density.diff(rho) + sum(terms))

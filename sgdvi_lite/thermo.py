@@ -5,6 +5,7 @@ are in nats. Chapter 4 derives the identities that tie these functions together.
 """
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from sgdvi_lite import _checks
 from sgdvi_lite.fokker_planck import FokkerPlanck
@@ -60,7 +61,7 @@ def free_energy(rho: np.ndarray, Phi: np.ndarray, T: float, cell_area: float) ->
     """
     _checks.positive("T", T)
     rho = checked_density("rho", rho, cell_area)
-    Phi = _same_shape("Phi", np.asarray(Phi, dtype=float), rho)
+    Phi = _same_shape("Phi", Phi, rho)
     return float((rho * Phi).sum() * cell_area) - T * entropy(rho, cell_area)
 
 
@@ -80,8 +81,7 @@ def velocity(fp: FokkerPlanck, rho: np.ndarray) -> np.ndarray:
     ValueError
         If the density has a value <= 0, where it is not defined.
     """
-    rho = _same_shape("rho", np.asarray(rho, dtype=float), fp.grid[0])
-    slope = np.stack(np.gradient(np.log(_positive("rho", rho)), *fp.spacing, edge_order=2))
+    slope = np.stack(np.gradient(np.log(_positive("rho", rho, fp)), *fp.spacing, edge_order=2))
     drift = fp.effective_drift.T.reshape(2, *fp.shape)
     return drift - fp.T * np.einsum("xyij,jxy->ixy", fp.tensor, slope)
 
@@ -92,7 +92,8 @@ def dissipation(fp: FokkerPlanck, rho: np.ndarray, rho_ss: np.ndarray) -> float:
     Here :math:`\mu = T\log(\rho/\rho^{ss})`. This is -dF/dt along the equation (chapter 4), for both
     conventions and any D(x).
     """
-    mu = fp.T * (np.log(_positive("rho", rho)) - np.log(_positive("rho_ss", rho_ss)))
+    rho, rho_ss = _positive("rho", rho, fp), _positive("rho_ss", rho_ss, fp)
+    mu = fp.T * (np.log(rho) - np.log(rho_ss))
     slope = np.stack(np.gradient(mu, *fp.spacing, edge_order=2))
     return float((rho * np.einsum("ixy,xyij,jxy->xy", slope, fp.tensor, slope)).sum() * fp.cell_area)
 
@@ -131,27 +132,31 @@ def gaussian_kl(mean: np.ndarray, cov: np.ndarray, mean_ss: np.ndarray, cov_ss: 
     2.0
     """
     cov, cov_ss = _covariance("cov", cov), _covariance("cov_ss", cov_ss)
-    shift = np.asarray(mean, dtype=float) - np.asarray(mean_ss, dtype=float)
+    cov_ss = _same_shape("cov_ss", cov_ss, cov)
+    shift = _same_shape("mean", mean, cov[0]) - _same_shape("mean_ss", mean_ss, cov[0])
     ratio = np.linalg.solve(cov_ss, cov)
     logdet = np.linalg.slogdet(ratio)[1]
     return 0.5 * float(np.trace(ratio) - len(cov) - logdet + shift @ np.linalg.solve(cov_ss, shift))
 
 
-def _positive(name: str, rho: np.ndarray) -> np.ndarray:
-    rho = np.asarray(rho, dtype=float)
+def _positive(name: str, rho: np.ndarray, fp: FokkerPlanck) -> np.ndarray:
+    rho = _same_shape(name, rho, fp.grid[0])
     if not rho.min() > 0:
         raise ValueError(f"{name} has the smallest value {rho.min()}: expected a density that is positive everywhere")
     return rho
 
 
-def _same_shape(name: str, value: np.ndarray, like: np.ndarray) -> np.ndarray:
-    _checks.shape(name, value.shape, value.shape == like.shape, f"{like.shape}, that of the grid")
+def _same_shape(name: str, value: ArrayLike, like: np.ndarray) -> np.ndarray:
+    value = _checks.array(name, value)
+    _checks.shape(
+        name, value.shape, value.shape == like.shape, f"{like.shape}, that of the grid or of the other arguments"
+    )
     return value
 
 
 def _covariance(name: str, cov: np.ndarray) -> np.ndarray:
-    cov = np.asarray(cov, dtype=float)
-    symmetric = cov.ndim == 2 and cov.shape[0] == cov.shape[1] and np.allclose(cov, cov.T, rtol=1e-10)
+    cov = _checks.array(name, cov, 2, "a symmetric matrix (d, d)")
+    symmetric = cov.shape == cov.T.shape and np.allclose(cov, cov.T, rtol=1e-10)
     _checks.shape(name, cov.shape, symmetric, "a symmetric matrix (d, d)")
     smallest = np.linalg.eigvalsh(cov).min()
     _checks.eigenvalue(name, smallest, not smallest <= 0, "> 0; a singular Gaussian has no density")

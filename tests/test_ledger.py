@@ -1,4 +1,9 @@
+import math
+
+import numpy as np
 import pytest
+import sympy as sp
+import torch
 import yaml
 
 from sgdvi_lite import ledger
@@ -31,10 +36,69 @@ def test_a_check_needs_a_claim():
 
 
 def test_a_condition_that_is_no_single_truth_value_is_refused():
-    import torch
-
     with pytest.raises((RuntimeError, ValueError), match="ambiguous"):
         ledger.check("a1", torch.tensor([True, False]), "both")
+
+
+@pytest.mark.parametrize("kind", [bool, np.bool_, np.array, torch.tensor, sp.sympify])
+def test_a_truth_value_of_any_library_is_one(kind, capsys):
+    ledger.check("a1", kind(True), "it is so")
+    assert capsys.readouterr().out == "✓ (A1): it is so\n"
+    with pytest.raises(AssertionError, match="not true that it is so"):
+        ledger.check("a1", kind(False), "it is so")
+
+
+X = sp.Symbol("x")
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [
+        (False, "a message"),
+        (True,),
+        [False],
+        [],
+        {},
+        {True},
+        range(1, 2),
+        (value for value in (False,)),
+        lambda: False,
+        pytest.raises,
+        "False",
+        "",
+        b"x",
+        None,
+        0,
+        1,
+        1.0,
+        math.nan,
+        1j,
+        np.float64(1.0),
+        np.nan,
+        np.array([True]),
+        np.array([[True]]),
+        np.array([True, True]),
+        np.array([], bool),
+        np.array(1),
+        np.array(True, object),
+        torch.tensor([True]),
+        torch.tensor(1.0),
+        torch.tensor([True, False]),
+        X < 1,
+        sp.Eq(X, 1),
+        sp.Integer(1),
+        sp.nan,
+        X,
+        NotImplemented,
+        object(),
+        bool,
+    ],
+    ids=repr,
+)
+def test_what_only_counts_as_true_or_false_is_refused(condition, capsys):
+    with pytest.raises(ValueError, match="is ambiguous: expected one truth value"):
+        ledger.check("a1", condition, "it is so")
+    assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize(

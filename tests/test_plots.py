@@ -35,6 +35,31 @@ def test_a_spectrum_is_drawn_sorted_without_zeros_and_labelled(ax):
     assert ax.get_xlabel() and ax.get_ylabel()
 
 
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (np.zeros(3), "the largest eigenvalue = 0.0: expected one above 0"),
+        (-np.ones(3), "the largest eigenvalue = -1.0: expected one above 0"),
+        (np.array([1.0, np.nan]), "eigenvalues: NaN or infinity in row 1"),
+        (np.array([np.inf, 1.0]), "eigenvalues: NaN or infinity in row 0"),
+        (np.zeros(0), r"eigenvalues has shape \(0,\): expected \(n,\)"),
+        (np.eye(2), r"eigenvalues has shape \(2, 2\): expected \(n,\)"),
+        (np.array([1j]), r"eigenvalues \(complex128"),
+    ],
+)
+def test_a_spectrum_without_anything_to_draw_is_refused(ax, values, message):
+    with pytest.raises(ValueError, match=message):
+        plots.spectrum(ax, values, "net")
+    assert not ax.lines
+
+
+def test_a_matrix_that_is_not_finite_is_refused(ax):
+    with pytest.raises(ValueError, match="values: NaN or infinity in row 1"):
+        plots.matrix(ax, np.array([[1.0], [np.nan]]), "entry")
+    with pytest.raises(ValueError, match=r"values has shape \(2,\): expected \(m, n\)"):
+        plots.matrix(ax, np.ones(2), "entry")
+
+
 def test_a_threshold_stands_at_its_value(ax):
     assert plots.threshold(ax, 0.5, "limit") is ax
     assert ax.lines[0].get_ydata() == [0.5, 0.5] and ax.texts[0].get_text() == "limit"

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import torch
 
 from sgdvi_lite import results
 
@@ -41,12 +42,28 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_numbers_of_numpy_and_tensors_become_numbers(tmp_path):
+    made = {"seed": np.int64(3), "rates": np.array([0.5, 1.0]), "on": np.bool_(True), "lr": np.float32(0.5)}
+    made["torch"] = torch.tensor(2)
+    again = results.load(results.save(tmp_path / "one.npz", {"a": np.ones(2)}, NOTE | made))
+    wanted = {"seed": 3, "rates": [0.5, 1.0], "on": True, "lr": 0.5, "torch": 2}
+    assert {name: again.provenance[name] for name in wanted} == wanted and again.arrays["a"].tolist() == [1, 1]
+    note = results.provenance(
+        preset="lite", seed=np.int64(3), data_sha256="ff", device="cpu", wall_seconds=np.float32(1)
+    )
+    assert results.load(results.save(tmp_path / "two.npz", {}, note)).provenance["seed"] == 3
+
+
 @pytest.mark.parametrize(
     ("name", "arrays", "note", "message"),
     [
         ("one.txt", {}, NOTE, "expected a name that ends in .npz"),
         ("one.npz", {"a": np.array([object()])}, NOTE, r"arrays: \['a'\] cannot be saved"),
         ("one.npz", {"provenance": np.zeros(1)}, NOTE, r"arrays: \['provenance'\] cannot be saved"),
+        ("one.npz", {"file": np.zeros(1)}, NOTE, r"arrays: \['file'\] cannot be saved; expected .* other names"),
+        ("one.npz", {"allow_pickle": np.zeros(1)}, NOTE, r"arrays: \['allow_pickle'\] cannot be saved"),
+        ("one.npz", {"a": np.ma.array([1, 2], mask=[0, 1])}, NOTE, r"arrays: \['a'\] cannot be saved"),
+        ("one.npz", {}, NOTE | {"seed": object()}, "provenance cannot be saved .*: expected numbers, text"),
         ("one.npz", {}, {"preset": "lite"}, r"provenance lacks \['seed'"),
     ],
 )
@@ -62,7 +79,8 @@ def test_what_cannot_be_loaded(tmp_path):
     (tmp_path / "text.npz").write_text("no archive")
     np.savez(tmp_path / "bare.npz", a=np.zeros(1))
     np.savez(tmp_path / "pickled.npz", provenance=np.array([{"a": 1}], dtype=object))
-    for name in ("text", "bare", "pickled"):
+    np.savez(tmp_path / "listed.npz", provenance=np.array("[1]"))
+    for name in ("text", "bare", "pickled", "listed"):
         with pytest.raises(ValueError, match="not a saved result of sgdvi_lite"):
             results.load(tmp_path / f"{name}.npz")
 

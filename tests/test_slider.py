@@ -4,7 +4,9 @@ from urllib.parse import unquote
 from xml.etree import ElementTree
 
 import matplotlib
+import numpy as np
 import pytest
+import torch
 from matplotlib import pyplot as plt
 
 from sgdvi_lite.slider import slider
@@ -49,6 +51,20 @@ def test_each_frame_carries_its_drawing_its_label_and_its_text():
     assert [drawing(image) for image in images] == DOTS
     assert [image["alt"] for image in images] == ALT
     assert [image["data-label"] for image in images] == LABELS
+
+
+@pytest.mark.parametrize(
+    ("labels", "shown"),
+    [
+        ([1, 2.5, "x"], ["1", "2.5", "x"]),
+        (np.array([0.5, 1.0, 2.0]), ["0.5", "1.0", "2.0"]),
+        (torch.tensor([1, 2, 3]), ["1", "2", "3"]),
+        (range(3), ["0", "1", "2"]),
+        ((k for k in range(3)), ["0", "1", "2"]),
+    ],
+)
+def test_labels_may_be_numbers(labels, shown):
+    assert [image["data-label"] for image in elements(make(labels=labels))["img"]] == shown
 
 
 def test_only_the_first_frame_is_shown_and_start_changes_which():

@@ -1,5 +1,6 @@
 import pytest
 import sympy as sp
+from sympy.calculus.euler import euler_equations
 
 from sgdvi_lite import symbolic as sy
 
@@ -71,6 +72,41 @@ def test_functional_derivatives():
     assert zero(derivative - Phi - T * sp.log(rho) - T)
     gradient = sy.grad(rho, x)
     assert zero(sy.functional_derivative((gradient.T * gradient)[0] / 2, rho, x) + sy.div(gradient, x))
+
+
+@pytest.mark.parametrize("d", DIMENSIONS)
+def test_functional_derivatives_that_do_not_depend_on_the_density_or_vanish(d):
+    x, rho, b, _ = fields(d)
+    for density, exact in [(rho, 1), (T * rho, T), (0, 0), (sp.Integer(7), 0), (b[0], 0), (x[0] * rho, x[0])]:
+        assert sy.functional_derivative(density, rho, x) == exact
+    for flux in (sy.grad(rho, x), rho * b, sy.grad(rho**2, x)):
+        assert zero(sy.functional_derivative(sy.div(flux, x), rho, x))  # a divergence has none
+    assert zero(sy.functional_derivative(sp.Derivative(rho * sp.sin(x[0]), x[0]), rho, x))  # not yet carried out
+
+
+def test_functional_derivatives_of_higher_order_and_at_a_time():
+    (x1, x2), t = sy.coordinates(2), sp.Symbol("t")
+    rho = sp.Function("rho")(x1, x2, t)
+    bend = rho.diff(x1, x2)
+    assert zero(sy.functional_derivative(bend**2 / 2, rho, sp.Matrix([x1, x2])) - bend.diff(x1, x2))
+    assert zero(sy.functional_derivative(rho.diff(x1, 3) ** 2 / 2, rho, sp.Matrix([x1, x2])) + rho.diff(x1, 6))
+
+
+def test_functional_derivatives_agree_with_sympy_where_it_has_them():
+    x, rho, b, _ = fields(2)
+    slope = sy.grad(rho, x)
+    for density in (rho**2 * b[0], (slope.T * slope)[0] ** 2 + rho * sp.exp(rho), rho.diff(x[0], x[1]) * rho**2):
+        (equation,) = euler_equations(density, [rho], list(x))
+        assert zero(sy.functional_derivative(density, rho, x) - equation.lhs)
+
+
+def test_what_has_no_functional_derivative():
+    x, rho, b, _ = fields(2)
+    for other in (sp.Symbol("rho"), rho**2, sp.Function("rho")(x[0])):
+        with pytest.raises(ValueError, match=r"rho = .*: expected an undefined function of x1, x2"):
+            sy.functional_derivative(rho, other, x)
+    with pytest.raises(ValueError, match=r"density = .*: expected a scalar expression"):
+        sy.functional_derivative(rho * b, rho, x)
 
 
 def test_wrong_shapes_and_names():

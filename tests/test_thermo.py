@@ -149,3 +149,25 @@ FLAT = np.full((2, 2), 0.25)
 def test_bad_input(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_gaussians_of_unlike_dimensions_are_refused_and_not_stretched():
+    for mean, cov_ss in (
+        (0.5, np.eye(2)),
+        (np.zeros(1), np.eye(2)),
+        (np.zeros((2, 1)), np.eye(2)),
+        (np.zeros(2), np.eye(3)),
+    ):
+        with pytest.raises(ValueError, match=r"has shape .*: expected"):
+            thermo.gaussian_kl(np.asarray(mean), np.eye(2), np.zeros(2), cov_ss)
+
+
+def test_what_is_lost_or_not_finite_is_refused():
+    fp, Phi = well(20)
+    rho = gaussian(fp, np.eye(2))
+    for bad in (Phi * 1j, np.ma.array(Phi, mask=Phi > 0), np.where(Phi > 0, np.nan, Phi)):
+        with pytest.raises(ValueError, match=r"Phi.*: expected an array|Phi: NaN or infinity"):
+            thermo.free_energy(rho, bad, 1.0, fp.cell_area)
+    for first, second in ((rho[:1], rho), (rho, rho[:1])):
+        with pytest.raises(ValueError, match=r"has shape \(1, 20\): expected \(20, 20\)"):
+            thermo.dissipation(fp, first, second)

@@ -1,5 +1,7 @@
-"""The checker of annotations under pytest: beartype, with an int allowed where a float is asked for."""
+"""The checker of annotations under pytest: beartype, with an int for a float, and NumPy's numbers for Python's."""
 
-from beartype import BeartypeConf, beartype
+import numpy as np
+from beartype import BeartypeConf, FrozenDict, beartype
 
-check = beartype(conf=BeartypeConf(is_pep484_tower=True))
+NUMBERS = {int: int | np.integer, float: float | int | np.floating | np.integer}
+check = beartype(conf=BeartypeConf(hint_overrides=FrozenDict(NUMBERS)))

@@ -131,11 +131,13 @@ def table(result: results.Result) -> Table:
 
     ``print`` shows it as text, a notebook as HTML.
     """
+    _checks.one_of("experiment", result.provenance.get("experiment"), EXPERIMENTS)
     return EXPERIMENTS[result.provenance["experiment"]].table(result)
 
 
 def draw(result: results.Result, path: Path | None = None) -> Figure:
     """Draw the figure of a result; save it as SVG if a path is given."""
+    _checks.one_of("experiment", result.provenance.get("experiment"), EXPERIMENTS)
     with rc_context(plots.STYLE):  # without pyplot, whose interactive mode a notebook turns on at the first figure
         figure = EXPERIMENTS[result.provenance["experiment"]].draw(result)
         if path is not None:

@@ -49,7 +49,14 @@ def stationarity(left: ArrayLike, right: ArrayLike, n_batches: int = 20) -> Bala
     -------
     Balance
         Ratio of the mean sides, its standard error, and z = (ratio - 1) / error. In a stationary state the error is too
-        large rather than too small, since neighbouring stretches share an end.
+        large rather than too small, since neighbouring stretches share an end. It is at least that of rounding, so that
+        sides that are constant and equal have z = 0.
+
+    Raises
+    ------
+    ValueError
+        If the sides are no finite series of one length, at least two samples for each stretch, or the right one has
+        the mean 0.
 
     References
     ----------

@@ -136,10 +136,10 @@ def velocity_field(x: ArrayLike, cells: int = 12, n_batches: int = 20) -> Veloci
     (True, True)
     """
     x = as_series("x", x, 4, columns=2)
-    _checks.count("cells", cells)
-    _checks.count("n_batches", n_batches, low=2, high=(len(x) - 2) // 2, remedy="record more, or ask for fewer batches")
+    cells = _checks.count("cells", cells)
+    n_batches = _checks.count("n_batches", n_batches, 2, len(x) // 2 - 1, "record more, or ask for fewer batches")
     edges = [np.linspace(*np.quantile(column, [0.005, 0.995]), cells + 1) for column in x.T]
-    if not all(edge[-1] > edge[0] for edge in edges):
+    if not all((np.diff(edge) > 0).all() for edge in edges):
         raise ValueError("x has a coordinate that hardly varies: expected a series that fills a part of the plane")
     places = x[1:-1]
     moves = (x[2:] - x[:-2]) / 2

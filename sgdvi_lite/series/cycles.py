@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 
 from sgdvi_lite import _checks
 from sgdvi_lite.series.currents import stochastic_area
-from sgdvi_lite.series.estimates import Estimate, as_series, centred
+from sgdvi_lite.series.estimates import Estimate, as_series, centred, deviations
 
 
 class Scores(NamedTuple):
@@ -113,7 +113,7 @@ def chosen_plane(x: ArrayLike, k: int = 20) -> tuple[np.ndarray, np.ndarray]:
     >>> [half.shape for half in series.chosen_plane(noise)]
     [(501, 2), (500, 2)]
     """
-    first, second = np.array_split(np.asarray(x), 2)
+    first, second = np.array_split(as_series("x", x, 8), 2)
     plane = turning_plane(first, k)
     return first @ plane, second @ plane
 
@@ -134,7 +134,8 @@ def area_scores(x: ArrayLike, k: int = 20) -> Scores:
     (True, True)
     """
     halves = [stochastic_area(half) for half in chosen_plane(x, k)]
-    return Scores(*(float(area[0, 1] / error[0, 1]) for area, error in halves))
+    least = np.finfo(float).eps  # rounding, in units of the variances: what does not turn at all scores 0
+    return Scores(*(float(area[0, 1] / max(error[0, 1], least)) for area, error in halves))
 
 
 def area_by_lag(x: ArrayLike, lags: ArrayLike) -> Estimate:
@@ -169,10 +170,12 @@ def area_by_lag(x: ArrayLike, lags: ArrayLike) -> Estimate:
     [1.0, 0.0, -1.0]
     """
     x = as_series("x", x, 4, columns=2)
-    unit = np.sqrt(max(np.linalg.det(np.cov(x.T)), 0.0))
-    if not unit > 1e-12 * np.trace(np.cov(x.T)):
+    C, lags = np.cov(deviations(x).T), np.asarray(lags)
+    _checks.shape("lags", lags.shape, lags.ndim == 1 and len(lags), "(m,), a lag or more")
+    unit = np.sqrt(max(np.linalg.det(C), 0.0))
+    if not unit > 1e-7 * np.sqrt(C[0, 0] * C[1, 1]):  # the root of what rounding leaves of a line
         raise ValueError("x lies on a line: expected a series that fills a part of the plane")
-    areas = [stochastic_area(x, lag) for lag in np.asarray(lags).tolist()]
+    areas = [stochastic_area(x, lag) for lag in lags.tolist()]
     return Estimate(*(np.array(part)[:, 0, 1] / unit for part in zip(*areas, strict=True)))
 
 

@@ -10,6 +10,9 @@ from numpy.typing import ArrayLike
 
 from sgdvi_lite import _checks
 
+LARGEST = 1e70
+"""Entries of a series are zero or between this and its inverse in size, so that their fourth powers can be held."""
+
 
 class Estimate(NamedTuple):
     """An estimate and its standard error, arrays of the same shape."""
@@ -54,7 +57,7 @@ def batch_means(x: ArrayLike, n_batches: int = 30) -> Estimate:
 
 def stretches(x: np.ndarray, n_batches: int) -> np.ndarray:
     """The last part of a series as ``(n_batches, L, ...)``, or raise unless L is at least two."""
-    _checks.count("n_batches", n_batches, low=2, high=len(x) // 2, remedy="record more, or ask for fewer batches")
+    n_batches = _checks.count("n_batches", n_batches, 2, len(x) // 2, "record more, or ask for fewer batches")
     length = len(x) // n_batches
     return x[len(x) - n_batches * length :].reshape(n_batches, length, *x.shape[1:])
 
@@ -65,29 +68,47 @@ def mean_of_stretches(values: np.ndarray) -> Estimate:
 
 
 def ratio_of_means(top: np.ndarray, bottom: np.ndarray, n_batches: int) -> Estimate:
-    """Mean of ``top`` over mean of ``bottom``; the error is that of top - ratio * bottom, over the mean of bottom."""
-    below = batch_means(bottom, n_batches).value
+    """Mean of ``top`` over mean of ``bottom``; the error, of top - ratio * bottom, is at least that of rounding."""
+    below, rounding = batch_means(bottom, n_batches).value, 4 * np.finfo(float).eps
+    if not np.abs(below) > rounding * np.abs(bottom).mean():
+        raise ValueError("right has the mean 0: expected one above 0, of squares; there is no ratio if nothing moves")
     ratio = batch_means(top, n_batches).value / below
-    return Estimate(ratio, batch_means(top - ratio * bottom, n_batches).error / np.abs(below))
+    least = rounding * (np.abs(top).mean() + np.abs(bottom).mean())
+    return Estimate(ratio, np.maximum(batch_means(top - ratio * bottom, n_batches).error, least) / np.abs(below))
 
 
 def as_series(name: str, x: ArrayLike, shortest: int, columns: int | None = None) -> np.ndarray:
     """Return the array as float64, or raise unless it is finite, long enough and has the columns asked for."""
-    x = np.asarray(x, dtype=np.float64)
-    expected = "(n, ...)" if columns is None else f"(n, {columns})"
-    _checks.shape(name, x.shape, x.ndim >= 1 and (columns is None or x.shape[1:] == (columns,)), expected)
+    x = _checks.array(name, x)
+    expected = "(n, ...), a column or more" if columns is None else f"(n, {columns})"
+    good = x.ndim >= 1 and 0 not in x.shape[1:] and (columns is None or x.shape[1:] == (columns,))
+    _checks.shape(name, x.shape, good, expected)
     _checks.require(len(x) >= shortest, f"{name} has {len(x)} entries: expected at least {shortest}")
-    bad = np.argwhere(~np.isfinite(x))
-    if len(bad):
-        raise ValueError(f"{name}: NaN or infinity in row {bad[0][0]}; expected finite numbers")
+    size = max(x.max(), -x.min())
+    allowed = f"0, or 1 / {LARGEST:g} to {LARGEST:g}, as fourth powers are taken; choose another unit"
+    _checks.require(size == 0 or 1 / LARGEST <= size <= LARGEST, f"{name} has the size {size:.3g}: expected {allowed}")
     return x
+
+
+def deviations(x: np.ndarray) -> np.ndarray:
+    """A series less its mean; exactly 0 where it is constant, as the mean of the rounded is rounded."""
+    x = x - x[0]
+    return x - x.mean(axis=0)
+
+
+def unit_deviations(x: np.ndarray) -> np.ndarray:
+    """Deviations from the mean in units of the largest of each column, or raise if a column is constant."""
+    x = deviations(x)
+    size = np.abs(x).max(axis=0)
+    _checks.require(size.all(), "x has a column that is constant: expected one that varies; leave it out")
+    return x / size
 
 
 def centred(x: ArrayLike) -> np.ndarray:
     """Return a series ``(n, d)`` less its mean, or raise unless it is one."""
     x = as_series("x", x, 4)
     _checks.shape("x", x.shape, x.ndim == 2, "(n, d)")
-    return x - x.mean(axis=0)
+    return deviations(x)
 
 
 def by_column(function: Callable, x: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 from scipy.linalg import solve_discrete_lyapunov
 
 from sgdvi_lite import _checks
-from sgdvi_lite.series.estimates import as_series
+from sgdvi_lite.series.estimates import as_series, deviations
 from sgdvi_lite.series.null_models import normal, root_of, white_noise
 
 
@@ -50,9 +50,9 @@ class LinearProcess:
 
     def __init__(self, A: ArrayLike, noise: ArrayLike, d: int | None = None, mean: ArrayLike | None = None):
         self.A, self.noise = _square("A", A, noise, "(m, m)")
-        self.d = len(self.A) if d is None else d
-        _checks.count("d", self.d, high=len(self.A))
-        self.mean = np.zeros(self.d) if mean is None else np.asarray(mean, float)
+        self.d = _checks.count("d", len(self.A) if d is None else d, high=len(self.A))
+        self.mean = np.zeros(self.d) if mean is None else _checks.array("mean", mean).copy()
+        _checks.shape("mean", self.mean.shape, self.mean.shape == (self.d,), f"({self.d},)")
         self._factor = root_of("noise", self.noise)
         largest = np.abs(np.linalg.eigvals(self.A)).max()
         if not largest < 1:
@@ -73,6 +73,7 @@ class LinearProcess:
 
     def autocovariance(self, lag: int) -> np.ndarray:
         """``E[x_k x_{k + lag}^T]`` ``(d, d)``, as :func:`lagged_covariance` estimates it."""
+        lag = _checks.count("lag", lag, low=0, remedy="that of a negative lag is the transpose")
         moved = self._state_covariance @ np.linalg.matrix_power(self.A, lag).T
         return moved[: self.d, : self.d]
 
@@ -87,7 +88,7 @@ class LinearProcess:
 
     def increment_spectrum(self, frequency: ArrayLike) -> np.ndarray:
         """Exact density of :func:`increment_spectrum` at frequencies ``(m,)`` in cycles a sample, ``(m, d)``."""
-        turn = np.exp(2j * np.pi * np.asarray(frequency, float))
+        turn = np.exp(2j * np.pi * _checks.array("frequency", frequency, 1, "(m,)"))
         H = np.linalg.inv(turn[:, None, None] * np.eye(len(self.A)) - self.A)[:, : self.d] @ self._factor
         return 2 * np.abs(turn - 1)[:, None] ** 2 * (np.abs(H) ** 2).sum(axis=2)
 
@@ -135,7 +136,7 @@ def fit_linear(x: ArrayLike, *, reversible: bool = False) -> LinearProcess:
     x = as_series("x", x, 4)
     x = x.reshape(len(x), -1)
     mean = x.mean(axis=0)
-    x = x - mean
+    x = deviations(x)
     C0 = x.T @ x / len(x)
     C1 = x[1:].T @ x[:-1] / len(x)
     if reversible:
@@ -185,8 +186,7 @@ def momentum_process(
     >>> round(float(plain.covariance[0, 0]), 12) == round(0.1 / (2 - 0.1), 12)
     True
     """
-    _checks.positive("lr", lr)
-    _checks.momentum(momentum, nesterov)
+    lr, momentum = _checks.positive("lr", lr), _checks.momentum(momentum, nesterov)
     H, noise = _square("H", H, noise, "(d, d)")
     I = np.eye(len(H))  # noqa: E741
     kick = lr * (1 + momentum) if nesterov else lr
@@ -197,7 +197,7 @@ def momentum_process(
 
 
 def _square(name: str, A: ArrayLike, noise: ArrayLike, form: str) -> tuple[np.ndarray, np.ndarray]:
-    A, noise = (np.atleast_2d(np.asarray(matrix, float)) for matrix in (A, noise))
+    A, noise = (np.atleast_2d(_checks.array(*part)).copy() for part in ((name, A), ("noise", noise)))
     if not A.shape == noise.shape == (len(A), len(A)):
         raise ValueError(f"{name} has shape {A.shape}, noise {noise.shape}: expected {form} for both")
     return A, noise

@@ -20,8 +20,7 @@ def white_noise(n: int, covariance: ArrayLike, *, generator: torch.Generator) ->
     >>> series.white_noise(3, [[1.0, 0.0], [0.0, 4.0]], generator=torch.Generator().manual_seed(0)).shape
     (3, 2)
     """
-    _checks.count("n", n)
-    root = root_of("covariance", np.asarray(covariance, float))
+    n, root = _checks.count("n", n), root_of("covariance", covariance)
     return normal(n, len(root), generator) @ root.T
 
 
@@ -101,10 +100,11 @@ def normal(n: int, m: int, generator: torch.Generator) -> np.ndarray:
     return torch.randn(n, m, generator=generator, dtype=torch.float64).numpy()
 
 
-def root_of(name: str, covariance: np.ndarray) -> np.ndarray:
+def root_of(name: str, covariance: ArrayLike) -> np.ndarray:
     """A square root of a covariance, which may be singular."""
-    if covariance.ndim != 2 or not np.allclose(covariance, covariance.T, rtol=0, atol=1e-10 * np.abs(covariance).max()):
-        raise ValueError(f"{name} is no symmetric matrix: expected a covariance (d, d)")
-    sizes, vectors = np.linalg.eigh(covariance)
+    C = _checks.array(name, covariance, 2, "(d, d)")
+    good = C.shape == C.T.shape and np.allclose(C, C.T, rtol=0, atol=1e-10 * np.abs(C).max())
+    _checks.require(good, f"{name} is no symmetric matrix: expected a covariance (d, d)")
+    sizes, vectors = np.linalg.eigh(C)
     _checks.eigenvalue(name, sizes[0], sizes[0] >= -1e-10 * max(sizes[-1], 0), ">= 0, as it is a covariance")
     return vectors * np.sqrt(np.maximum(sizes, 0))
