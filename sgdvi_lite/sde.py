@@ -107,8 +107,8 @@ def ensemble(
             if due or k % WATCH == 0 or k == n_steps:
                 if not (torch.isfinite(x.sum()) or torch.isfinite(x).all()):  # a sum shows all, and is cheap
                     raise FloatingPointError(fault.format(f"{k}, not yet at step {seen}"))
-                bar.update(k - seen)
                 seen = k
+                bar.update(k - bar.n)
             if due:
                 record[k // every] = x
     return x if record is None else record
@@ -137,25 +137,22 @@ def _check_fields(drift: Field, noise: float | Tensor | Field, x0: Tensor) -> No
     n, d = x0.shape
     _check_values("drift", drift(x0.clone()), [(n, d)], x0)
     if not callable(noise):
-        noise = torch.as_tensor(noise, dtype=x0.dtype, device=x0.device) if isinstance(noise, float) else noise
+        noise = x0.new_tensor(noise) if isinstance(noise, float) else noise
         _check_values("noise", noise, [(), (d, d)], x0, verb="has")
-        _checks.require(torch.isfinite(noise).all(), "noise has a NaN or an infinity: expected finite numbers")
-        return
+        return _checks.require(torch.isfinite(noise).all(), "noise has a NaN or an infinity: expected finite numbers")
     factor = noise(x0.clone())
     _check_values("noise", factor, [(n, 1), (n, d), (n, d, d)], x0)
-    if n == d > 1 and factor.shape == (n, d) and noise(x0[:1].clone()).shape != (1, d):
-        raise ValueError(
-            f"noise gave shape {(d, d)} for {n} particles, and not {(1, d)} for one: it seems to be a matrix, not "
-            f"factors; give a constant matrix itself, or expand it to {(n, d, d)}"
-        )
+    matrix = n == d > 1 and factor.shape == (n, d) and noise(x0[:1].clone()).shape != (1, d)
+    fault = f"noise gave {(d, d)} for one particle too: give a constant matrix itself, or expand it to {(n, d, d)}"
+    return _checks.require(not matrix, fault)
 
 
 def _check_values(name: str, values: Tensor, shapes: list, x0: Tensor, verb: str = "gave") -> None:
-    """Raise unless the values can be combined with ``x0``: their shape, dtype and device."""
-    if not isinstance(values, Tensor):
-        raise TypeError(f"{name} {verb} a {type(values).__name__}: expected a tensor")
-    allowed = f"one of {shapes}" if len(shapes) > 1 else f"{shapes[0]}"
-    _checks.shape(name, values.shape, tuple(values.shape) in shapes, allowed, verb)
-    fits = torch.promote_types(values.dtype, x0.dtype) == x0.dtype and values.device == x0.device
-    text = f"{name} {verb} {values.dtype} on {values.device}: expected {x0.dtype} on {x0.device}, as x0 is"
-    _checks.require(fits, text)
+    """Raise unless the values can be combined with ``x0``: their shape, type and device."""
+    shape, place = tuple(np.shape(values)), getattr(values, "device", "cpu")
+    _checks.shape(name, shape, shape in shapes, " or ".join(map(str, shapes)), verb)
+    fits = isinstance(values, Tensor) and torch.promote_types(values.dtype, x0.dtype) == x0.dtype
+    text = (
+        f"{name} {verb} {getattr(values, 'dtype', type(values))} on {place}: expected {x0.dtype} on {x0.device}, as x0"
+    )
+    _checks.require(fits and place == x0.device, text)
