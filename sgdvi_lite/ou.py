@@ -64,7 +64,7 @@ class OrnsteinUhlenbeck:
     True
     """
 
-    def __init__(self, F: Tensor, D: Tensor, T: float):
+    def __init__(self, F: Tensor | np.ndarray, D: Tensor | np.ndarray, T: float):
         _checks.positive("T", T)
         F, D = (torch.as_tensor(M).detach().clone() for M in (F, D))
         _check_matrices(F, D)
@@ -114,12 +114,12 @@ class OrnsteinUhlenbeck:
         self._require_stable()
         return self._T * self._S
 
-    def mean(self, t: float | Tensor, mean0: Tensor) -> Tensor:
+    def mean(self, t: float | Tensor | np.ndarray, mean0: Tensor | np.ndarray) -> Tensor:
         """Mean at time ``t`` from the mean ``(..., d)`` at time 0: exp(-F t) mean0."""
         mean0 = self._start("mean0", mean0, self._F.shape[-1:])
         return (self._move(t)[0] @ mean0.unsqueeze(-1)).squeeze(-1)
 
-    def cov(self, t: float | Tensor, cov0: Tensor) -> Tensor:
+    def cov(self, t: float | Tensor | np.ndarray, cov0: Tensor | np.ndarray) -> Tensor:
         """Covariance at time ``t`` from ``cov0`` ``(..., d, d)`` at time 0; also where there is no stationary law."""
         cov0 = self._start("cov0", cov0, self._F.shape[-2:])
         gap = (cov0 - cov0.mT).abs().max()
@@ -128,7 +128,9 @@ class OrnsteinUhlenbeck:
         move, added = self._move(t)
         return move @ cov0 @ move.mT + added
 
-    def free_energy(self, t: float | Tensor, mean0: Tensor, cov0: Tensor) -> Tensor:
+    def free_energy(
+        self, t: float | Tensor | np.ndarray, mean0: Tensor | np.ndarray, cov0: Tensor | np.ndarray
+    ) -> Tensor:
         """The functional (5), T KL(rho(t) || rho_ss), of the Gaussian that starts with ``mean0`` and ``cov0``."""
         mean = self.mean(t, mean0)
         ratio = self._ratio(self.cov(t, cov0))
@@ -136,7 +138,9 @@ class OrnsteinUhlenbeck:
         excess = (ratio - 1 - torch.log(ratio)).sum(-1)
         return 0.5 * (energy + self._T * excess)
 
-    def dissipation(self, t: float | Tensor, mean0: Tensor, cov0: Tensor) -> Tensor:
+    def dissipation(
+        self, t: float | Tensor | np.ndarray, mean0: Tensor | np.ndarray, cov0: Tensor | np.ndarray
+    ) -> Tensor:
         """Rate -dF/dt at which :meth:`free_energy` falls: E[grad mu . D grad mu] (Theorem 4, chapter 4)."""
         cov = self.cov(t, cov0)
         self._ratio(cov)
@@ -174,7 +178,7 @@ class OrnsteinUhlenbeck:
         self._require_stable()
         return self._T * self.Q
 
-    def _start(self, name: str, value: Tensor, ends: torch.Size) -> Tensor:
+    def _start(self, name: str, value: Tensor | np.ndarray, ends: torch.Size) -> Tensor:
         """The value as a tensor; raise unless its last dimensions, dtype and device fit and all entries are finite."""
         value = torch.as_tensor(value)
         if value.shape[-len(ends) :] != ends or (value.dtype, value.device) != (self._F.dtype, self._F.device):
@@ -185,7 +189,7 @@ class OrnsteinUhlenbeck:
         _check_finite(name, value)
         return value
 
-    def _move(self, t: float | Tensor) -> tuple[Tensor, Tensor]:
+    def _move(self, t: float | Tensor | np.ndarray) -> tuple[Tensor, Tensor]:
         """The propagator exp(-F t), and the covariance that the noise adds until then.
 
         Both are Taylor series at the time ``t / 2**k``, doubled ``k`` times. Nothing cancels: covariances are added,

@@ -24,8 +24,8 @@ WATCH = 20
 
 def euler_maruyama(
     drift: Field,
-    noise: float | Tensor | Field,
-    x0: Tensor,
+    noise: float | Tensor | np.ndarray | Field,
+    x0: Tensor | np.ndarray,
     dt: float,
     n_steps: int,
     *,

@@ -1,5 +1,6 @@
 """Fields on a rectangle, and what the Fokker-Planck solver asks of them before any work is done."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -79,7 +80,7 @@ def box(bounds, shape) -> tuple[tuple[tuple[float, float], ...], tuple[int, int]
     _checks.argument("shape", shape, len(shape) == 2, "two numbers of cells")
     for n in shape:
         _checks.count("shape", n, low=4)
-    area = np.prod([(high - low) / n for (low, high), n in zip(box, shape, strict=True)])
+    area = math.prod((high - low) / n for (low, high), n in zip(box, shape, strict=True))
     _checks.argument("bounds", bounds, 1e-280 < area < 1e280, "cells whose area float64 can hold")
     return box, (int(shape[0]), int(shape[1]))
 

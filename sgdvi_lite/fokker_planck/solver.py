@@ -92,10 +92,10 @@ class FokkerPlanck:
     def __init__(
         self,
         drift: Field,
-        D: np.ndarray | Field,
+        D: np.ndarray | Sequence | Field,
         T: float,
-        bounds: Sequence[Sequence[float]],
-        shape: Sequence[int],
+        bounds: np.ndarray | Sequence,
+        shape: np.ndarray | Sequence,
         convention: str = "ito",
     ):
         _checks.positive("T", T)
@@ -202,7 +202,7 @@ class FokkerPlanck:
             they do not increase; if ``tolerance`` is too small. Later, as for :meth:`steady_state`, for a density at a
             time > 0.
         """
-        rho0 = np.asarray(rho0, dtype=float)
+        rho0 = fields.array("rho0", rho0)
         _checks.shape("rho0", rho0.shape, rho0.shape == self.shape, f"the grid's, {self.shape}")
         rho = fields.checked_density("rho0", rho0, self.cell_area).ravel() * self.cell_area
         times = fields.checked_times(times)
