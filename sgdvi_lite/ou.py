@@ -6,7 +6,6 @@ derives every formula used here.
 """
 
 from functools import cached_property
-from math import ceil, inf, log2
 
 import numpy as np
 import torch
@@ -198,23 +197,22 @@ class OrnsteinUhlenbeck:
         t = torch.as_tensor(t, dtype=self._F.dtype, device=self._F.device)
         good = t.ndim <= 1 and bool((t >= 0).all() & torch.isfinite(t).all())
         _checks.argument("t", t.tolist(), good, "a time >= 0 or a vector of such times")
-        latest = float(t.amax()) if t.numel() else 0.0
-        size = float(self._F.abs().sum(-1).amax()) * latest
-        k = max(0, ceil(log2(size)) + 1) if 0 < size < inf else 0
-        t = t.reshape(*t.shape, *[1] * self._F.ndim) * 2.0**-k
+        t = t.reshape(*t.shape, *[1] * self._F.ndim)
+        size = torch.log2(self._F.abs().sum(-1).amax()) + torch.log2(t)
+        k = size.ceil().add(1).clamp_min(0)  # for each time its own
+        t = t * torch.exp2(-k / 2) * torch.exp2(-k / 2)  # 2**-k alone may be below all numbers
         A, one = -self._F * t, torch.eye(self._F.shape[-1]).to(self._F)
         gap = power = A
         added = part = 2 * self._T * self._D * t
         for n in range(2, TERMS):
             power, part = A @ power / n, (A @ part + part @ A.mT) / n
             gap, added = gap + power, added + part
-        for _ in range(k):
-            added = added + (one + gap) @ added @ (one + gap).mT
-            gap = 2 * gap + gap @ gap
-        finite = torch.isfinite(gap).all() & torch.isfinite(added).all()
-        _checks.require(
-            finite, f"t = {latest:.6g}: the moments are beyond float64 there, as where F is unstable; take a smaller t"
-        )
+        for n in range(int(k.amax()) if k.numel() else 0):
+            moved = (one + gap) @ added @ (one + gap).mT
+            added = torch.where(n < k, added + moved, added)
+            gap = torch.where(n < k, 2 * gap + gap @ gap, gap)
+        fault = "t: the moments at the latest are beyond float64, as where F is unstable: expected smaller times"
+        _checks.require(torch.isfinite(gap).all() & torch.isfinite(added).all(), fault)
         return one + gap, (added + added.mT) / 2
 
     def _ratio(self, cov: Tensor) -> Tensor:

@@ -147,7 +147,7 @@ def _check_fields(drift: Field, noise: float | Tensor | Field, x0: Tensor) -> No
     return _checks.require(not matrix, fault)
 
 
-def _check_values(name: str, values: Tensor, shapes: list, x0: Tensor, verb: str = "gave") -> None:
+def _check_values(name: str, values: object, shapes: list, x0: Tensor, verb: str = "gave") -> None:
     """Raise unless the values can be combined with ``x0``: their shape, type and device."""
     shape, place = tuple(np.shape(values)), getattr(values, "device", "cpu")
     _checks.shape(name, shape, shape in shapes, " or ".join(map(str, shapes)), verb)

@@ -14,7 +14,7 @@ Field = Callable[[np.ndarray], np.ndarray]
 
 PECLET = 2.0  # a cell resolves the drift if its Peclet number is at most this
 RESOLVED = 16  # at least so many cells must resolve the drift
-JUMP = 0.05  # D may change between cells by so much of its trace beyond what its slopes say
+JUMP = 0.08  # D may change between cells by so much of its trace beyond what its slopes say
 
 
 @dataclass(frozen=True)

@@ -102,7 +102,10 @@ BAD = [
     ({"D": 1e-200 * np.array([[1, 0.5], [0.4, 1]])}, "D is not symmetric"),
     ({"bounds": ((-1e-200, 1e-200), (-1e-200, 1e-200))}, "expected cells whose area float64 can hold"),
     ({"bounds": ((-1e200, 1e200), (-1e200, 1e200))}, "expected cells whose area float64 can hold"),
-    ({"drift": lambda p: np.where(np.abs(p) < 1e-9, np.nan, -p)}, "drift has a NaN or an infinity at x ="),  # between cells
+    (
+        {"drift": lambda p: np.where(np.abs(p) < 1e-9, np.nan, -p)},
+        "drift has a NaN or an infinity at x =",
+    ),  # between cells
 ]
 
 
