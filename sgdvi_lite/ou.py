@@ -15,10 +15,13 @@ from torch import Tensor
 from sgdvi_lite import _checks
 
 RESONANT = 1e-12
-"""Relative size below which the sum of two eigenvalues of ``F`` counts as zero."""
+"""The sum of two eigenvalues counts as zero below this part of them and of what stands off the diagonal of ``F``."""
 
-SINGULAR = 1e-12
-"""Relative size below which an eigenvalue of a covariance counts as zero."""
+SINGULAR = 4 * torch.finfo(torch.float64).eps
+"""Below this times d an eigenvalue of a matrix of correlations counts as zero: rounding might have made it."""
+
+TERMS = 18
+"""Terms of the Taylor series of an exponential whose argument has norm 1/2 at most: the next is below 1e-22."""
 
 
 class OrnsteinUhlenbeck:
@@ -27,7 +30,8 @@ class OrnsteinUhlenbeck:
     Parameters
     ----------
     F
-        Matrix of the linear gradient, float64 ``(..., d, d)``; it need not be symmetric. Leading dimensions: a batch.
+        Matrix of the linear gradient, float64 ``(..., d, d)``, tensor or array; it need not be symmetric. Leading
+        dimensions: a batch.
     D
         Diffusion matrix ``(..., d, d)`` of the same shape, symmetric positive semi-definite; it may be singular.
     T
@@ -37,14 +41,14 @@ class OrnsteinUhlenbeck:
     ------
     ValueError
         If the shapes differ, an entry is not finite, ``D`` is asymmetric or has a negative eigenvalue, ``T <= 0``, or
-        two eigenvalues of ``F`` sum to zero: then the Lyapunov equation has no solution, or many.
+        two eigenvalues of ``F`` sum to zero (:data:`RESONANT`): then the Lyapunov equation has no solution, or many.
         Later, where a stationary law is asked for: if an eigenvalue of ``F`` has no positive real part. Where a density
         is asked for: if the noise does not reach every direction.
 
     Notes
     -----
     Results have the device and the leading dimensions of ``F``. Times may be numbers or vectors ``(k,)``; a vector adds
-    a leading dimension.
+    a leading dimension. The process does not change: ``F``, ``D`` and all results are copies.
 
     Examples
     --------
@@ -59,77 +63,90 @@ class OrnsteinUhlenbeck:
     True
     """
 
-    def __init__(self, F: Tensor, D: Tensor, T: float):
+    def __init__(self, F: Tensor | np.ndarray, D: Tensor | np.ndarray, T: float):
         _checks.positive("T", T)
+        F, D = (torch.as_tensor(M).detach().clone() for M in (F, D))
         _check_matrices(F, D)
-        self.F, self.D, self.T = F, D, float(T)
+        self._F, self._D, self._T = F, D, float(T)
         self._rates = torch.linalg.eigvals(F)
-        _check_pairs(self._rates)
+        _check_pairs(self._rates, F)
+
+    F = property(lambda self: self._F.clone(), doc="Matrix of the linear gradient, ``(..., d, d)``.")
+    D = property(lambda self: self._D.clone(), doc="Diffusion matrix, ``(..., d, d)``.")
+    T = property(lambda self: self._T, doc="Temperature.")
+    U = property(
+        lambda self: self._U.clone(),
+        doc="Symmetric matrix of the potential, ``(..., d, d)``: the inverse of S. Indefinite at a saddle.",
+    )
 
     @cached_property
     def _S(self) -> Tensor:
         """Solution of F S + S F^T = 2 D; the covariance at temperature 1 where the process is stable."""
         solve = np.vectorize(solve_continuous_lyapunov, signature="(d,d),(d,d)->(d,d)")
-        S = torch.from_numpy(solve(self.F.cpu().numpy(), 2 * self.D.cpu().numpy())).to(self.F)
+        S = torch.from_numpy(solve(self._F.cpu().numpy(), 2 * self._D.cpu().numpy())).to(self._F)
         return (S + S.mT) / 2
 
     @property
     def Q(self) -> Tensor:
         """Antisymmetric matrix of (8), ``(..., d, d)``: Q = F S - D. It exists for saddles too."""
-        G = self.F @ self._S
+        G = self._F @ self._S
         return (G - G.mT) / 2
 
     @cached_property
-    def U(self) -> Tensor:
-        """Symmetric matrix of the potential, ``(..., d, d)``: the inverse of S. Indefinite at a saddle."""
-        sizes, vectors = torch.linalg.eigh(self._S)
+    def _U(self) -> Tensor:
+        sizes, vectors, scale = _correlations(self._S)
         worst = sizes.abs().min(-1)
-        lost = worst.values <= SINGULAR * sizes.abs().amax(-1)
+        lost = worst.values <= SINGULAR * sizes.shape[-1] * sizes.abs().amax(-1)
         if bool(lost.any()):
-            direction = vectors[lost][0][:, worst.indices[lost][0]]
+            direction = vectors[lost][0][:, worst.indices[lost][0]] / scale[lost][0]
             raise ValueError(
-                f"D: no noise reaches the direction {_numbers(direction)}, so that the covariance is singular and "
-                "there is no potential; restrict F and D to the directions that are reached, or add some multiple of I"
+                f"D: no noise reaches the direction {_numbers(direction / direction.norm())}, so that the covariance "
+                "is singular and there is no potential; restrict F and D to the directions that are reached, or add "
+                "some multiple of I"
             )
-        return (vectors / sizes.unsqueeze(-2)) @ vectors.mT
+        turned = vectors / scale.unsqueeze(-1)
+        return (turned / sizes.unsqueeze(-2)) @ turned.mT
 
     @property
     def covariance(self) -> Tensor:
         """Stationary covariance ``T S``, ``(..., d, d)``; it may be singular."""
         self._require_stable()
-        return self.T * self._S
+        return self._T * self._S
 
-    def mean(self, t: float | Tensor, mean0: Tensor) -> Tensor:
+    def mean(self, t: float | Tensor | np.ndarray, mean0: Tensor | np.ndarray) -> Tensor:
         """Mean at time ``t`` from the mean ``(..., d)`` at time 0: exp(-F t) mean0."""
-        self._check_start("mean0", mean0, self.F.shape[-1:])
-        return (self._propagator(t) @ mean0.unsqueeze(-1)).squeeze(-1)
+        mean0 = self._start("mean0", mean0, self._F.shape[-1:])
+        return (self._move(t)[0] @ mean0.unsqueeze(-1)).squeeze(-1)
 
-    def cov(self, t: float | Tensor, cov0: Tensor) -> Tensor:
+    def cov(self, t: float | Tensor | np.ndarray, cov0: Tensor | np.ndarray) -> Tensor:
         """Covariance at time ``t`` from ``cov0`` ``(..., d, d)`` at time 0; also where there is no stationary law."""
-        self._check_start("cov0", cov0, self.F.shape[-2:])
+        cov0 = self._start("cov0", cov0, self._F.shape[-2:])
         gap = (cov0 - cov0.mT).abs().max()
         if gap > 1e-10 * cov0.abs().max():
             raise ValueError(f"cov0 differs from its transpose by {gap:.3g}: expected symmetric")
-        move = self._propagator(t)
-        limit = self.T * self._S
-        return limit + move @ (cov0 - limit) @ move.mT
+        move, added = self._move(t)
+        return move @ cov0 @ move.mT + added
 
-    def free_energy(self, t: float | Tensor, mean0: Tensor, cov0: Tensor) -> Tensor:
+    def free_energy(
+        self, t: float | Tensor | np.ndarray, mean0: Tensor | np.ndarray, cov0: Tensor | np.ndarray
+    ) -> Tensor:
         """The functional (5), T KL(rho(t) || rho_ss), of the Gaussian that starts with ``mean0`` and ``cov0``."""
         mean = self.mean(t, mean0)
         ratio = self._ratio(self.cov(t, cov0))
-        energy = (mean * (self.U @ mean.unsqueeze(-1)).squeeze(-1)).sum(-1)
+        energy = (mean * (self._U @ mean.unsqueeze(-1)).squeeze(-1)).sum(-1)
         excess = (ratio - 1 - torch.log(ratio)).sum(-1)
-        return 0.5 * (energy + self.T * excess)
+        return 0.5 * (energy + self._T * excess)
 
-    def dissipation(self, t: float | Tensor, mean0: Tensor, cov0: Tensor) -> Tensor:
+    def dissipation(
+        self, t: float | Tensor | np.ndarray, mean0: Tensor | np.ndarray, cov0: Tensor | np.ndarray
+    ) -> Tensor:
         """Rate -dF/dt at which :meth:`free_energy` falls: E[grad mu . D grad mu] (Theorem 4, chapter 4)."""
         cov = self.cov(t, cov0)
         self._ratio(cov)
-        slope = self.U - self.T * torch.linalg.inv(cov)  # grad mu = slope (x - mean) + U mean
-        push = self.U @ self.mean(t, mean0).unsqueeze(-1)
-        spread = _trace(slope @ self.D @ slope @ cov)
-        return spread + (push.mT @ self.D @ push).squeeze(-1).squeeze(-1)
+        slope = self._U - self._T * torch.linalg.inv(cov)  # grad mu = slope (x - mean) + U mean
+        push = self._U @ self.mean(t, mean0).unsqueeze(-1)
+        spread = _trace(slope @ self._D @ slope @ cov)
+        return spread + (push.mT @ self._D @ push).squeeze(-1).squeeze(-1)
 
     @property
     def entropy_production(self) -> Tensor:
@@ -138,47 +155,71 @@ class OrnsteinUhlenbeck:
         It is infinite where ``D`` is singular and the force has a part outside its range.
         """
         self._require_stable()
-        sizes, vectors = torch.linalg.eigh(self.D)
-        reached = sizes > SINGULAR * sizes[..., -1:]
-        turned = vectors.mT @ self.Q
-        outside = (turned * ~reached.unsqueeze(-1)).abs().amax((-1, -2)) > 1e-9 * self.Q.abs().amax((-1, -2))
+        sizes, vectors, scale = _correlations(self._D)
+        reached = sizes > SINGULAR * sizes.shape[-1] * sizes[..., -1:]
+        Q = self.Q / scale.unsqueeze(-1)
+        turned = vectors.mT @ Q
+        outside = (turned * ~reached.unsqueeze(-1)).abs().amax((-1, -2)) > 1e-9 * Q.abs().amax((-1, -2))
         inverse = torch.where(reached, 1 / torch.where(reached, sizes, 1.0), 0.0)
-        inside = _trace(turned.mT @ (inverse.unsqueeze(-1) * turned) @ self.U)
+        inside = _trace(turned.mT @ (inverse.unsqueeze(-1) * turned) @ self._U)
         return torch.where(outside, torch.inf, inside)
 
     @property
     def frequencies(self) -> Tensor:
         """Angular frequencies of x' = j(x) = -Q U x, ``(..., d // 2)``, largest first, per unit of time."""
         self._require_stable()
-        L = torch.linalg.cholesky(self.U)
-        return torch.linalg.svdvals(L.mT @ self.Q @ L)[..., : 2 * (self.F.shape[-1] // 2) : 2]
+        L = torch.linalg.cholesky(self._U)
+        return torch.linalg.svdvals(L.mT @ self.Q @ L)[..., : 2 * (self._F.shape[-1] // 2) : 2]
 
     @property
     def area_rate(self) -> Tensor:
         """Stochastic area E[x_i dx_j - x_j dx_i] / 2 per unit of time in the plane (i, j), ``(..., d, d)``: T Q."""
         self._require_stable()
-        return self.T * self.Q
+        return self._T * self.Q
 
-    def _check_start(self, name: str, value: Tensor, ends: torch.Size) -> None:
-        """Raise unless the last dimensions, dtype and device fit the process and all entries are finite."""
-        if value.shape[-len(ends) :] != ends or (value.dtype, value.device) != (self.F.dtype, self.F.device):
+    def _start(self, name: str, value: Tensor | np.ndarray, ends: torch.Size) -> Tensor:
+        """The value as a tensor; raise unless its last dimensions, dtype and device fit and all entries are finite."""
+        value = torch.as_tensor(value)
+        if value.shape[-len(ends) :] != ends or (value.dtype, value.device) != (self._F.dtype, self._F.device):
             raise ValueError(
                 f"{name} has shape {tuple(value.shape)}, {value.dtype} on {value.device}: expected (..., "
-                f"{', '.join(map(str, ends))}), {self.F.dtype} on {self.F.device}"
+                f"{', '.join(map(str, ends))}), {self._F.dtype} on {self._F.device}"
             )
         _check_finite(name, value)
+        return value
 
-    def _propagator(self, t: float | Tensor) -> Tensor:
-        t = torch.as_tensor(t, dtype=self.F.dtype, device=self.F.device)
-        if t.ndim > 1 or not bool((t >= 0).all() & torch.isfinite(t).all()):
-            raise ValueError(f"t = {t.tolist()}: expected a time >= 0 or a vector of such times")
-        return torch.linalg.matrix_exp(-self.F * t.reshape(*t.shape, *[1] * self.F.ndim))
+    def _move(self, t: float | Tensor | np.ndarray) -> tuple[Tensor, Tensor]:
+        """The propagator exp(-F t), and the covariance that the noise adds until then.
+
+        Both are Taylor series at the time ``t / 2**k``, doubled ``k`` times. Nothing cancels: covariances are added,
+        and of the propagator its ``gap`` to I is kept, so that slow directions keep their digits beside fast ones.
+        """
+        t = torch.as_tensor(t, dtype=self._F.dtype, device=self._F.device)
+        good = t.ndim <= 1 and bool((t >= 0).all() & torch.isfinite(t).all())
+        _checks.argument("t", t.tolist(), good, "a time >= 0 or a vector of such times")
+        t = t.reshape(*t.shape, *[1] * self._F.ndim)
+        size = torch.log2(self._F.abs().sum(-1).amax()) + torch.log2(t)
+        k = size.ceil().add(1).clamp_min(0)  # for each time its own
+        t = t * torch.exp2(-k / 2) * torch.exp2(-k / 2)  # 2**-k alone may be below all numbers
+        A, one = -self._F * t, torch.eye(self._F.shape[-1]).to(self._F)
+        gap = power = A
+        added = part = 2 * self._T * self._D * t
+        for n in range(2, TERMS):
+            power, part = A @ power / n, (A @ part + part @ A.mT) / n
+            gap, added = gap + power, added + part
+        for n in range(int(k.amax()) if k.numel() else 0):
+            moved = (one + gap) @ added @ (one + gap).mT
+            added = torch.where(n < k, added + moved, added)
+            gap = torch.where(n < k, 2 * gap + gap @ gap, gap)
+        fault = "t: the moments at the latest are beyond float64, as where F is unstable: expected smaller times"
+        _checks.require(torch.isfinite(gap).all() & torch.isfinite(added).all(), fault)
+        return one + gap, (added + added.mT) / 2
 
     def _ratio(self, cov: Tensor) -> Tensor:
         """Eigenvalues of the covariance relative to the stationary one; raise where a density is missing."""
         self._require_stable()
-        L = torch.linalg.cholesky(self.U)
-        ratio = torch.linalg.eigvalsh(L.mT @ cov @ L) / self.T
+        L = torch.linalg.cholesky(self._U)
+        ratio = torch.linalg.eigvalsh(L.mT @ cov @ L) / self._T
         if not bool((ratio > 0).all()):
             raise ValueError(
                 f"cov0: the covariance at time t has the eigenvalue {ratio.min().item():.3g} relative to the "
@@ -211,15 +252,23 @@ def _check_matrices(F: Tensor, D: Tensor) -> None:
     _checks.eigenvalue("D", smallest.min().item(), not negative, ">= 0, as it is a matrix of variances")
 
 
+def _correlations(M: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Eigenvalues and eigenvectors of a symmetric matrix in units that make its diagonal +-1, and these units."""
+    scale = M.diagonal(dim1=-2, dim2=-1).abs().sqrt()
+    scale = torch.where(scale > 0, scale, 1.0)
+    return *torch.linalg.eigh(M / scale.unsqueeze(-1) / scale.unsqueeze(-2)), scale
+
+
 def _check_finite(name: str, M: Tensor) -> None:
     _checks.require(torch.isfinite(M).all(), f"{name} has a NaN or an infinity: expected finite entries")
 
 
-def _check_pairs(rates: Tensor) -> None:
-    """Raise where two eigenvalues, or twice the same one, sum to zero."""
+def _check_pairs(rates: Tensor, F: Tensor) -> None:
+    """Raise where two eigenvalues, or twice the same one, sum to zero as far as rounding lets one see."""
     sums = rates.unsqueeze(-1) + rates.unsqueeze(-2)
-    size = rates.abs().amax(-1)[..., None, None].clamp_min(torch.finfo(torch.float64).tiny)
-    resonant = (sums.abs() <= RESONANT * size).nonzero()
+    pair = torch.maximum(rates.abs().unsqueeze(-1), rates.abs().unsqueeze(-2))
+    mixed = (F - torch.diag_embed(F.diagonal(dim1=-2, dim2=-1))).abs().sum(-1).amax(-1)  # 0: eigenvalues are exact
+    resonant = (sums.abs() <= RESONANT * (pair + mixed[..., None, None])).nonzero()
     if len(resonant):
         *batch, i, j = resonant[0].tolist()
         pair = rates[*batch][[i, j]]

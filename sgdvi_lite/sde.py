@@ -6,6 +6,7 @@ order in ``dt``. Chapter 2 measures that order; chapters 4 and 6 use the ensembl
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -17,11 +18,14 @@ __all__ = ["euler_maruyama"]
 Field = Callable[[Tensor], Tensor]
 Step = Callable[[Tensor], None]
 
+WATCH = 20
+"""After so many steps, at the latest, it is seen whether all positions are finite."""
+
 
 def euler_maruyama(
     drift: Field,
-    noise: float | Tensor | Field,
-    x0: Tensor,
+    noise: float | Tensor | np.ndarray | Field,
+    x0: Tensor | np.ndarray,
     dt: float,
     n_steps: int,
     *,
@@ -34,12 +38,13 @@ def euler_maruyama(
     Parameters
     ----------
     drift
-        Maps positions ``(n, d)`` to drifts ``(n, d)``.
+        Maps positions ``(n, d)`` to drifts ``(n, d)``. Functions get a copy, which they may change; their graph is cut.
     noise
         The factor of dW: a number, a matrix ``(d, d)``, or a function of positions to factors ``(n, 1)`` or ``(n, d)``
         (acting entry by entry) or to matrices ``(n, d, d)``. For SGD's equation it is a square root of ``2 T D``.
+        Where n = d, the function is also called for one particle, so that no matrix ``(d, d)`` passes for factors.
     x0
-        Initial positions ``(n, d)``, float32 or float64, on any device; not modified.
+        Initial positions ``(n, d)``, float32 or float64, on any device, or an array; not modified.
     dt, n_steps
         Length and number of the steps.
     generator
@@ -58,9 +63,9 @@ def euler_maruyama(
     Raises
     ------
     ValueError
-        Before any work: if shapes, devices or ranges are wrong.
+        Before any work: if shapes, dtypes, devices or ranges are wrong.
     FloatingPointError
-        If a position becomes NaN or infinite; the step is named.
+        If a position becomes NaN or infinite; the step, or the range of at most 20 steps, is named.
 
     Examples
     --------
@@ -72,10 +77,14 @@ def euler_maruyama(
     >>> abs(x.var().item() - 0.5) < 0.02  # stationary variance 1/2
     True
     """
+    x0 = torch.as_tensor(x0).detach()
     _checks.ensemble(x0, n_steps, every)
     _checks.positive("dt", dt)
-    if generator.device.type != x0.device.type:
-        raise ValueError(f"generator is on {generator.device}, x0 on {x0.device}: expected the same device")
+    place = torch.empty(0, device=generator.device).device  # "cuda" is "cuda:0" here
+    _checks.require(place == x0.device, f"generator is on {place}, x0 on {x0.device}: expected the same device")
+    if not callable(noise):
+        noise = float(noise) if np.ndim(noise) == 0 else torch.as_tensor(noise).detach()
+    _check_fields(drift, noise, x0)
     step = _stepper(drift, noise, x0, dt, generator)
     fault = f"a position is NaN or infinite by step {{}}: lower dt = {dt}"
     return ensemble(step, x0, n_steps, every, title="Euler-Maruyama", fault=fault, progress=progress)
@@ -86,50 +95,64 @@ def ensemble(
 ) -> Tensor:
     """Move copies of ``x0`` ``(n, d)`` by a ``step`` in place; return the last ones, or with ``every`` a record.
 
-    It stops with the text ``fault``, which takes the number of the step, where one is NaN or infinite. Euler-Maruyama
-    and the replicas of :func:`sgdvi_lite.sgd.replicas` go through it.
+    It stops with the text ``fault``, which takes the steps where one is first seen to be NaN or infinite.
+    Euler-Maruyama and the replicas of :func:`sgdvi_lite.sgd.replicas` go through it.
     """
-    x, period = x0.clone(), every or n_steps
-    record = x0.repeat(1 + n_steps // period, 1, 1) if every else None
+    x, seen = x0.detach().clone(), 0
+    record = x.repeat(1 + n_steps // every, 1, 1) if every else None
     with tqdm(total=n_steps, desc=title, unit="step", disable=not progress, leave=False) as bar:
-        for row in range(1, n_steps // period + 1):
-            for _ in range(period):
-                step(x)
-            if not bool(torch.isfinite(x).all()):
-                raise FloatingPointError(fault.format(row * period))
-            if every:
-                record[row] = x
-            bar.update(period)
+        for k in range(1, n_steps + 1):
+            step(x)
+            due = every and k % every == 0
+            if due or k % WATCH == 0 or k == n_steps:
+                if not (torch.isfinite(x.sum()) or torch.isfinite(x).all()):  # a sum shows all, and is cheap
+                    raise FloatingPointError(fault.format(f"{k}, not yet at step {seen}"))
+                seen = k
+                bar.update(k - bar.n)
+            if due:
+                record[k // every] = x
     return x if record is None else record
 
 
-def _stepper(drift: Field, noise, x0: Tensor, dt: float, generator: torch.Generator) -> Step:
-    """One step in place, with the buffer of normal numbers made once."""
+def _stepper(drift: Field, noise: float | Tensor | Field, x0: Tensor, dt: float, generator: torch.Generator) -> Step:
+    """One step in place. Functions get copies, and what they give is used up before the next one is called."""
     z, root = torch.empty_like(x0), dt**0.5
-    is_matrix = isinstance(noise, Tensor) and noise.ndim
-    scale = root if callable(noise) or is_matrix else root * float(noise)
+    scale = root * noise if isinstance(noise, float) else root
 
     def kick(x: Tensor) -> Tensor:
         if not callable(noise):
-            return z @ noise.T if is_matrix else z
-        factor = noise(x)
+            return z if isinstance(noise, float) else z @ noise.T.to(z.dtype)
+        factor = noise(x.clone()).detach().to(z.dtype)
         return torch.einsum("nij,nj->ni", factor, z) if factor.ndim == 3 else factor * z
 
     def step(x: Tensor) -> None:
         z.normal_(generator=generator)
-        force, push = drift(x), kick(x)
-        x.add_(force, alpha=dt).add_(push, alpha=scale)
+        push = kick(x)
+        x.add_(drift(x.clone()).detach(), alpha=dt).add_(push, alpha=scale)
 
-    _check_fields(drift, noise, x0)
     return step
 
 
-def _check_fields(drift: Field, noise, x0: Tensor) -> None:
+def _check_fields(drift: Field, noise: float | Tensor | Field, x0: Tensor) -> None:
     n, d = x0.shape
-    force = drift(x0)
-    _checks.shape("drift", force.shape, force.shape == x0.shape, f"{tuple(x0.shape)}", verb="gave")
-    if callable(noise):
-        shape, allowed = tuple(noise(x0).shape), [(n, 1), (n, d), (n, d, d)]
-        _checks.shape("noise", shape, shape in allowed, f"one of {allowed}", verb="gave")
-    elif isinstance(noise, Tensor):
-        _checks.shape("noise", noise.shape, noise.shape in ((), (d, d)), f"a number or ({d}, {d})")
+    _check_values("drift", drift(x0.clone()), [(n, d)], x0)
+    if not callable(noise):
+        noise = x0.new_tensor(noise) if isinstance(noise, float) else noise
+        _check_values("noise", noise, [(), (d, d)], x0, verb="has")
+        return _checks.require(torch.isfinite(noise).all(), "noise has a NaN or an infinity: expected finite numbers")
+    factor = noise(x0.clone())
+    _check_values("noise", factor, [(n, 1), (n, d), (n, d, d)], x0)
+    matrix = n == d > 1 and factor.shape == (n, d) and noise(x0[:1].clone()).shape != (1, d)
+    fault = f"noise gave {(d, d)} for one particle too: give a constant matrix itself, or expand it to {(n, d, d)}"
+    return _checks.require(not matrix, fault)
+
+
+def _check_values(name: str, values: object, shapes: list, x0: Tensor, verb: str = "gave") -> None:
+    """Raise unless the values can be combined with ``x0``: their shape, type and device."""
+    shape, place = tuple(np.shape(values)), getattr(values, "device", "cpu")
+    _checks.shape(name, shape, shape in shapes, " or ".join(map(str, shapes)), verb)
+    fits = isinstance(values, Tensor) and torch.promote_types(values.dtype, x0.dtype) == x0.dtype
+    text = (
+        f"{name} {verb} {getattr(values, 'dtype', type(values))} on {place}: expected {x0.dtype} on {x0.device}, as x0"
+    )
+    _checks.require(fits and place == x0.device, text)

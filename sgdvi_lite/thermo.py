@@ -102,6 +102,12 @@ def entropy_production(fp: FokkerPlanck, rho: np.ndarray) -> float:
     r"""Total entropy production :math:`\frac1T\int \rho\,v\cdot D^{-1}v` per unit of time, v the current velocity.
 
     It is zero only without a current; at a steady state it is E[j . D^-1 j] / T.
+
+    Notes
+    -----
+    The error falls as h^2 where there is a current; where there is none, the result is all error, and falls as h^4. So
+    two grids give an error bar: from ``n`` and ``2 n`` cells a side, the error of the finer one is about a third of the
+    difference, and without a current a fifteenth.
     """
     v = velocity(fp, rho)
     return float((rho * np.einsum("ixy,xyij,jxy->xy", v, np.linalg.inv(fp.tensor), v)).sum() * fp.cell_area) / fp.T

@@ -1,5 +1,6 @@
 """The closed forms against exact rational arithmetic, simulation and the laws that they obey."""
 
+import mpmath
 import numpy as np
 import pytest
 import sympy as sp
@@ -256,3 +257,110 @@ def test_bad_times_and_starts():
         ou.free_energy(1.0, START[0], tensor([[1.0, 0.5], [0.0, 1.0]]))
     with pytest.raises(ValueError, match=r"cov0: the covariance at time t has the eigenvalue 0 .* expected all > 0"):
         ou.free_energy(0.0, START[0], torch.zeros(2, 2).double())
+
+
+# ---- scales far apart
+
+FAR = {
+    "flat": ([["1e-14", 0], [0, 1]], [[1, "0.5"], ["0.5", 1]]),
+    "nearly flat, turning": ([["1e-10", "-1e-3"], ["1e-3", 2]], [[1, "0.5"], ["0.5", 1]]),
+    "stiff": ([["1e-7", 0], [0, "1e6"]], [[1, "0.5"], ["0.5", 1]]),
+    "sheared": ([[1, "1e8"], [0, 2]], [[1, 0], [0, 1]]),
+    "weak noise": ([[1, "0.5"], ["0.2", 2]], [[1, 0], [0, "1e-12"]]),
+    "weaker noise": ([[1, "0.5"], ["0.2", 2]], [[1, 0], [0, "1e-20"]]),
+}
+
+
+def far(name):
+    return tuple([[R(entry) for entry in row] for row in M] for M in FAR[name])
+
+
+@pytest.mark.parametrize("name", FAR)
+def test_scales_far_apart_keep_their_digits(name):
+    F, D, S, Q, U = exact(*far(name))
+    ou = OrnsteinUhlenbeck(tensor(F), tensor(D), 1.0)
+    digits = 1e-5 if name == "nearly flat, turning" else 1e-12  # sqrt(det F) / |F|^2 is 5e-4 there: S is less certain
+    for found, M in ((ou.covariance, S), (ou.U, U), (ou.Q, Q)):
+        scale = (tensor(M).diagonal().abs().sqrt() + 1e-300) if M != Q else tensor(S).diagonal().sqrt() * 0 + 1
+        gap = (found - tensor(M)).abs()
+        gap = gap / scale[:, None] / scale if M != Q else gap / tensor(Q).abs().max()
+        assert gap.max() < digits
+    production = float((Q.T * D.inv() * Q * U).trace())
+    assert ou.entropy_production.item() == pytest.approx(production, rel=max(digits, 1e-11))
+
+
+@pytest.mark.parametrize("name", FAR)
+@pytest.mark.parametrize("t", [1e-9, 1e-3, 1.0])
+def test_the_covariance_in_time_is_exact_for_scales_far_apart(name, t):
+    F, D = (mpmath.matrix([[mpmath.mpf(entry) for entry in row] for row in M]) for M in FAR[name])
+    with mpmath.workdps(60):
+        if mpmath.mnorm(F * t, 1) > 2000:
+            t = t * 1e-6
+        block = mpmath.zeros(4)
+        block[:2, :2], block[:2, 2:], block[2:, 2:] = -F * t, 2 * D * t, F.T * t
+        E = mpmath.expm(block)
+        cov = E[:2, :2] * E[:2, :2].T + E[:2, 2:] * E[:2, :2].T
+    expected = tensor([[float(cov[i, j]) for j in range(2)] for i in range(2)])
+    ou = OrnsteinUhlenbeck(*(tensor([[float(entry) for entry in row] for row in M]) for M in FAR[name]), 1.0)
+    scale = expected.diagonal().sqrt()
+    found = ou.cov(t, torch.eye(2).double())
+    assert ((found - expected).abs() / scale[:, None] / scale).max() < 1e-13
+
+
+def test_slow_directions_keep_their_digits_beside_fast_ones_at_all_times_together():
+    ou = OrnsteinUhlenbeck(np.diag([1e-7, 1e6]), np.eye(2), 1.0)
+    times = np.array([0.0, 1e-9, 1.0, 1e7, 1e8, 1e300])
+    expected = np.stack([np.exp(-1e-7 * times), np.exp(-1e6 * times)], 1)
+    assert np.allclose(ou.mean(times, np.ones(2)).numpy(), expected, rtol=1e-12, atol=1e-300)
+    late = OrnsteinUhlenbeck(1e10 * np.eye(2), 1e10 * np.eye(2), 1.0).cov(1e300, 2 * np.eye(2))
+    assert np.allclose(late, np.eye(2), rtol=0, atol=1e-14)
+    spread = [-np.expm1(-2e-7 * times) / 1e-7, -np.expm1(-2e6 * times) / 1e6]
+    cov = ou.cov(times, np.zeros((2, 2))).numpy()
+    assert np.allclose(np.diagonal(cov, axis1=1, axis2=2), np.stack(spread, 1), rtol=1e-11, atol=0)
+
+
+def test_at_a_saddle_a_late_time_is_refused_and_nothing_is_nan():
+    ou = OrnsteinUhlenbeck(tensor([[1.0, 0.0], [0.0, -2.0]]), tensor([[1.0, 0.0], [0.0, 1.0]]), 1.0)
+    assert torch.isfinite(ou.cov(100.0, torch.eye(2).double())).all()
+    with pytest.raises(ValueError, match="t: the moments at the latest are beyond float64"):
+        ou.cov(torch.tensor([1.0, 1e3]), torch.eye(2).double())
+
+
+@pytest.mark.parametrize(
+    "F",
+    [
+        [[1.0, 1.0], [1.0, 1.0]],
+        [[0.0, 0.0], [0.0, 1e6]],
+        [[1e-14, 1.0], [-1.0, 1e-14]],
+        [[3.0, 1.0], [0.0, -3.0]],
+    ],
+)
+def test_what_rounding_cannot_tell_from_a_sum_of_zero_is_refused(F):
+    with pytest.raises(ValueError, match="which sum to zero"):
+        OrnsteinUhlenbeck(tensor(F), tensor([[1.0, 0.0], [0.0, 1.0]]), 1.0)
+
+
+# ---- arrays, and an object that does not change
+
+
+def test_arrays_are_welcome_and_graphs_are_cut():
+    ou = process("not symmetric")
+    arrays = OrnsteinUhlenbeck(ou.F.numpy(), ou.D.numpy(), np.float64(ou.T))
+    traced = OrnsteinUhlenbeck(ou.F.requires_grad_(), ou.D.requires_grad_(), ou.T)
+    for other in (arrays, traced):
+        assert torch.equal(other.U, ou.U) and not other.U.requires_grad
+        assert torch.equal(other.cov(TIMES.numpy(), START[1].numpy()), ou.cov(TIMES, START[1]))
+    with pytest.raises(ValueError, match=r"F is torch.float32: expected torch.float64"):
+        OrnsteinUhlenbeck(np.eye(2, dtype=np.float32), np.eye(2), 1.0)
+
+
+def test_neither_arguments_nor_attributes_nor_results_can_change_it():
+    F, D = tensor([[1.0, -2.0], [3.0, 1.0]]), tensor([[2.0, 0.5], [0.5, 1.0]])
+    ou = OrnsteinUhlenbeck(F, D, 1.0)
+    U, cov = ou.U, ou.covariance.clone()
+    for value in (F, D, ou.F, ou.D, ou.U, ou.Q, ou.covariance):
+        value.mul_(7)
+    assert torch.equal(ou.U, U) and torch.equal(ou.covariance, cov)
+    for name in ("T", "F", "D", "U", "Q"):
+        with pytest.raises(AttributeError):
+            setattr(ou, name, 2.0)

@@ -93,8 +93,8 @@ def test_the_generator_is_the_only_randomness_and_x0_is_not_modified():
         ({"every": 3}, "every = 3: expected a divisor of n_steps = 10"),
         ({"every": 11}, r"every = 11: expected an integer in \[1, 10\]"),
         ({"drift": lambda x: x[:, 0]}, r"drift gave shape \(4,\): expected \(4, 2\)"),
-        ({"noise": lambda x: x[:, 0]}, r"noise gave shape \(4,\): expected one of"),
-        ({"noise": torch.eye(3)}, r"noise has shape \(3, 3\): expected a number or \(2, 2\)"),
+        ({"noise": lambda x: x[:, 0]}, r"noise gave shape \(4,\): expected \(4, 1\) or \(4, 2\) or \(4, 2, 2\)"),
+        ({"noise": torch.eye(3)}, r"noise has shape \(3, 3\): expected \(\) or \(2, 2\)"),
     ],
 )
 def test_bad_arguments(change, message):
@@ -104,5 +104,115 @@ def test_bad_arguments(change, message):
 
 
 def test_an_explosion_is_reported_with_its_step():
-    with pytest.raises(FloatingPointError, match=r"NaN or infinite by step \d+: lower dt = 1.0"):
+    with pytest.raises(FloatingPointError, match=r"NaN or infinite by step 10, not yet at step 5: lower dt = 1.0"):
         sde.euler_maruyama(lambda x: x**3, 0.0, start(2, value=9.0), 1.0, 50, generator=generator(), every=5)
+
+
+def test_the_steps_between_which_it_explodes_are_named():
+    for every, message in ((None, "by step 20, not yet at step 0:"), (50, r"by step 20, not yet at step 0:")):
+        with pytest.raises(FloatingPointError, match=message):
+            sde.euler_maruyama(
+                lambda x: x**3, 0.0, start(2, value=9.0), 1.0, 10_000, generator=generator(), every=every
+            )
+
+    class Late:
+        calls = -1  # the first is the check
+
+        def __call__(self, x):
+            self.calls += 1
+            return x * (torch.inf if self.calls == 71 else 0)
+
+    with pytest.raises(FloatingPointError, match="by step 80, not yet at step 60: lower dt"):
+        sde.euler_maruyama(Late(), 0.0, start(2), 1.0, 1000, generator=generator())
+
+
+# ---- functions of the user
+
+
+def test_functions_may_change_their_argument_and_share_a_buffer():
+    x0, shared = start(50, value=0.5), torch.empty(50, 2, dtype=torch.float64)
+    usual = sde.euler_maruyama(lambda x: -x, lambda x: 0.1 + x.abs(), x0, 0.1, 20, generator=generator())
+    careless = sde.euler_maruyama(
+        lambda x: shared.copy_(x.neg_()), lambda x: shared.copy_(x.abs_().add_(0.1)), x0, 0.1, 20, generator=generator()
+    )
+    assert torch.equal(usual, careless) and torch.equal(x0, start(50, value=0.5))
+
+
+def test_what_a_function_remembers_is_not_changed_later():
+    seen = []
+    path = sde.euler_maruyama(lambda x: (seen.append(x), -x)[1], 0.3, start(3), 0.1, 5, generator=generator(), every=1)
+    assert torch.equal(torch.stack(seen[1:]), path[:-1])
+
+
+@pytest.mark.parametrize("noise", ["module", 0.1])
+def test_a_module_leaves_no_graph(noise):
+    layer = torch.nn.Linear(2, 2).double()
+    x0 = start(5).requires_grad_()
+    noise = layer if noise == "module" else noise
+    for every in (None, 2):
+        x = sde.euler_maruyama(layer, noise, x0, 0.1, 4, generator=generator(), every=every)
+        assert not x.requires_grad and x.grad_fn is None
+
+
+def test_a_drift_may_differentiate():
+    def drift(x):
+        x.requires_grad_()
+        return -torch.autograd.grad(x.square().sum() / 2, x)[0]
+
+    plain = sde.euler_maruyama(lambda x: -x, 0.1, start(5), 0.1, 4, generator=generator())
+    assert torch.allclose(sde.euler_maruyama(drift, 0.1, start(5), 0.1, 4, generator=generator()), plain)
+
+
+# ---- as many particles as dimensions
+
+
+def test_a_constant_matrix_given_by_a_function_is_refused_where_it_would_pass_for_factors():
+    fault = r"noise gave \(2, 2\) for one particle too: give a constant matrix itself, or expand it to \(2, 2, 2\)"
+    with pytest.raises(ValueError, match=fault):
+        run(noise=lambda x: B, n=2)
+    factors, matrices = (
+        run(noise=lambda x: 0.2 * x.abs(), n=2),
+        run(noise=lambda x: torch.diag_embed(0.2 * x.abs()), n=2),
+    )
+    assert torch.equal(factors, matrices)
+    assert torch.allclose(run(noise=lambda x: B.expand(len(x), 2, 2), n=2), run(noise=B, n=2), rtol=0, atol=1e-14)
+    assert torch.isfinite(
+        sde.euler_maruyama(lambda x: -x, lambda x: x, start(1, 1), 0.1, 3, generator=generator())
+    ).all()
+
+
+# ---- types and devices
+
+FLOAT32 = torch.zeros(4, 2)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"noise": torch.eye(2).double()}, "noise has torch.float64 on cpu: expected torch.float32 on cpu, as x0"),
+        ({"noise": np.eye(2)}, "noise has torch.float64 on cpu: expected torch.float32"),
+        ({"noise": lambda x: x.double()}, "noise gave torch.float64 on cpu: expected torch.float32"),
+        ({"drift": lambda x: -x.double()}, "drift gave torch.float64 on cpu: expected torch.float32"),
+        ({"drift": lambda x: -x.numpy()}, "drift gave float32 on cpu: expected torch.float32"),
+        ({"noise": torch.eye(2, device="meta")}, "noise has torch.float32 on meta: expected torch.float32 on cpu"),
+        ({"drift": lambda x: x.to("meta")}, "drift gave torch.float32 on meta: expected torch.float32 on cpu"),
+        ({"x0": FLOAT32.to("meta").expand(4, 2), "noise": 1.0}, "generator is on cpu, x0 on meta: expected the same"),
+        ({"noise": float("nan")}, "noise has a NaN or an infinity"),
+        ({"noise": torch.full((2, 2), torch.inf)}, "noise has a NaN or an infinity"),
+    ],
+)
+def test_types_and_devices_are_checked_before_any_work(change, message, monkeypatch):
+    monkeypatch.setattr(sde._checks, "ensemble", lambda *_: None)  # it asks for values, which a meta tensor has not
+    good = {"drift": lambda x: -x, "noise": 1.0, "x0": FLOAT32, "dt": 0.1, "n_steps": 10}
+    with pytest.raises(ValueError, match=message):
+        sde.euler_maruyama(**(good | change), generator=generator())
+
+
+def test_arrays_and_numpy_numbers_are_tensors_too():
+    expected = run(n=4, n_steps=10)
+    arrays = sde.euler_maruyama(
+        lambda x: -x @ F.T, B.numpy(), np.ones((4, 2)), np.float64(0.01), 10, generator=generator()
+    )
+    assert torch.equal(arrays, expected) and torch.equal(run(noise=B.float(), n=4), run(noise=B.float().double(), n=4))
+    ints = np.array([[1, 0], [0, 1]])
+    assert torch.allclose(run(noise=ints, n=4), run(noise=1.0, n=4), rtol=0, atol=1e-14)

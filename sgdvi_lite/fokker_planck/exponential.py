@@ -20,7 +20,7 @@ BASIS = 40  # the most vectors that the space may have
 
 
 def exponentials(solve: Callable[[np.ndarray], np.ndarray], v: np.ndarray, ratio: float) -> Iterator[np.ndarray]:
-    """Yield better and better approximations of ``exp(t A) v``: at most :data:`BASIS`, fewer if one is exact.
+    """Yield better and better approximations of ``exp(t A) v``: at most :data:`BASIS`; if fewer, the last is exact.
 
     Parameters
     ----------
@@ -48,7 +48,7 @@ def exponentials(solve: Callable[[np.ndarray], np.ndarray], v: np.ndarray, ratio
         _arnoldi(solve, basis, H, m)
         weights = size * expm(ratio * (np.eye(m) - np.linalg.inv(H[:m, :m])))[:, 0]
         yield weights @ basis[:m]
-        if H[m, m - 1] < 1e-14:
+        if H[m, m - 1] <= 1e-14 * np.linalg.norm(H[: m + 1, m - 1]):
             return
         basis[m] /= H[m, m - 1]
 

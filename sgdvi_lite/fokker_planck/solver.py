@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
 from math import ceil
 
 import numpy as np
@@ -13,9 +12,8 @@ from scipy.sparse.linalg import SuperLU, splu
 from threadpoolctl import threadpool_limits
 
 from sgdvi_lite import _checks
-from sgdvi_lite.fokker_planck import exponential, fields
-from sgdvi_lite.fokker_planck.fields import Field
-from sgdvi_lite.fokker_planck.stencil import bernoulli, selling
+from sgdvi_lite.fokker_planck import exponential, fields, links, resolution
+from sgdvi_lite.fokker_planck.fields import Equation, Field
 
 CONVENTIONS = ("ito", "printed")
 
@@ -37,7 +35,8 @@ class FokkerPlanck:
     drift
         Maps points ``(n, 2)`` to the drift ``b`` (n, 2); for SGD, minus the gradient of the loss.
     D
-        The diffusion tensor: a symmetric positive definite 2 x 2 array, or a function of points to ``(n, 2, 2)``.
+        The diffusion tensor: a symmetric positive definite 2 x 2 array, or a function of points to ``(n, 2, 2)``; for
+        Ito it must be differentiable, and smooth on the scale of a cell.
     T
         Temperature, > 0. The noise of the stochastic differential equation is ``sqrt(2 T D)``.
     bounds
@@ -52,11 +51,24 @@ class FokkerPlanck:
     ------
     ValueError
         Before any work: if T <= 0, bounds are reversed, a field has another shape, a NaN or an infinity, D is
-        asymmetric or not positive definite, or the grid is too coarse for the drift: fewer than 16 cells with a cell
-        Peclet number ``|b| h / (T D)`` of at most 2.
+        asymmetric or not positive definite, or jumps (Ito), or the grid is too coarse for the drift (fewer than 16
+        cells with a cell Peclet number ``|b| h / (T D)`` of at most 2) or for the directions of ``D``. Later, where the
+        mass of a density shows it: if it is where the drift or a well is not resolved (``resolution``).
+
+    Notes
+    -----
+    The functions are called here, with copies of the points, and never again. The object does not change, and its
+    arrays are read-only. Errors of densities and means fall as h^2: given ``n`` and ``2 n`` cells a side, that of the
+    finer result is about a third of the difference.
 
     Attributes
     ----------
+    generator : scipy.sparse.csc_matrix
+        The matrix A, d(rho)/dt = A rho for the flattened cells: columns sum to zero, off-diagonals are >= 0.
+    grid : tuple
+        Cell centres X and Y, each of the grid's shape, indexed ``ij``.
+    spacing, cell_area : numpy.ndarray, float
+        Width and height of a cell, and their product: a density integrates to ``rho.sum() * cell_area``.
     effective_drift : numpy.ndarray
         The drift ``(nx * ny, 2)`` of the printed form that has the same flux: ``b - T div D`` (Ito) or ``b``.
 
@@ -80,94 +92,43 @@ class FokkerPlanck:
     def __init__(
         self,
         drift: Field,
-        D: np.ndarray | Field,
+        D: np.ndarray | Sequence | Field,
         T: float,
-        bounds: Sequence[Sequence[float]],
-        shape: Sequence[int],
+        bounds: np.ndarray | Sequence,
+        shape: np.ndarray | Sequence,
         convention: str = "ito",
     ):
         _checks.positive("T", T)
         _checks.one_of("convention", convention, CONVENTIONS)
-        self.T, self.convention = float(T), convention
-        self.bounds, self.shape = fields.box(bounds, shape)
-        self._factors: dict[float, SuperLU] = {}
-        self._constant = not callable(D)
-        self._tensor = fields.as_field(D)
-        self._drift = drift
-        self._points = np.stack([axis.ravel() for axis in self.grid], axis=1)
-        self._D = fields.checked_tensor(self._tensor(self._points), self._points)
-        self.effective_drift = self._flux_drift(self._points)
-        fields.check_drift(self.effective_drift, self._D, self.T, self.spacing, self._points)
+        bounds, shape = fields.box(bounds, shape)
+        self._discretise(Equation(drift, fields.as_field(D), float(T), convention), bounds, shape)
 
-    @property
-    def spacing(self) -> np.ndarray:
-        """Width and height of a cell."""
-        return np.array([(high - low) / n for (low, high), n in zip(self.bounds, self.shape, strict=True)])
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"{name} cannot be set: a FokkerPlanck does not change; make another with the new value")
 
-    @cached_property
-    def grid(self) -> tuple[np.ndarray, np.ndarray]:
-        """Cell centres X and Y, each of the grid's shape, indexed ``ij``."""
-        sides = zip(self.bounds, self.spacing, self.shape, strict=True)
-        return tuple(np.meshgrid(*(low + h * (np.arange(n) + 0.5) for (low, _), h, n in sides), indexing="ij"))
-
-    @property
-    def cell_area(self) -> float:
-        """Area of a cell: a density integrates to ``rho.sum() * cell_area``."""
-        return float(self.spacing.prod())
+    def _discretise(self, equation: Equation, bounds: tuple, shape: tuple[int, int]) -> None:
+        """Set all attributes, once, from the values of the fields; what could be written into is read-only."""
+        lows, highs = np.transpose(bounds)
+        spacing = (highs - lows) / shape
+        axes = (low + h * (np.arange(n) + 0.5) for low, h, n in zip(lows, spacing, shape, strict=True))
+        grid = tuple(np.meshgrid(*axes, indexing="ij"))
+        points = np.stack([axis.ravel() for axis in grid], axis=1)
+        values = equation.at(points, spacing)
+        fields.check_drift(values, equation.T, spacing)
+        if equation.convention == "ito" and callable(equation.D):
+            fields.check_smooth(values, shape, spacing)
+        chain = links.make(equation, points, values, shape, spacing)
+        generator = chain.generator(len(points))
+        for array in (spacing, *grid, values.drift, generator.data, generator.indices, generator.indptr):
+            array.flags.writeable = False
+        vars(self).update(T=equation.T, convention=equation.convention, bounds=bounds, shape=shape, spacing=spacing)
+        vars(self).update(grid=grid, effective_drift=values.drift, generator=generator, cell_area=float(spacing.prod()))
+        vars(self).update(_D=values.D, _links=chain, _factors={}, _force=values.force().reshape(*shape, 2) / equation.T)
 
     @property
     def tensor(self) -> np.ndarray:
         """D at the cell centres, array ``(nx, ny, 2, 2)``."""
-        return self._D.reshape(*self.shape, 2, 2)
-
-    def _flux_drift(self, points: np.ndarray) -> np.ndarray:
-        """The drift of the printed form that has the same flux."""
-        drift = np.asarray(self._drift(points), dtype=float)
-        if drift.shape != points.shape:
-            raise ValueError(f"drift gave shape {drift.shape} for {len(points)} points: expected {points.shape}")
-        return drift if self.convention == "printed" else drift - self.T * self._divergence(points)
-
-    def _divergence(self, points: np.ndarray) -> np.ndarray:
-        """Row-wise divergence of D, by central differences of the given function, of fourth order."""
-        total = np.zeros_like(points)
-        if self._constant:
-            return total
-        for axis, h in enumerate(self.spacing * 1e-2):
-            step = h * np.eye(2)[axis]
-            near = self._tensor(points + step) - self._tensor(points - step)
-            far = self._tensor(points + 2 * step) - self._tensor(points - 2 * step)
-            total += (8 * near - far)[:, :, axis] / (12 * h)
-        return total
-
-    def _force(self, points: np.ndarray) -> np.ndarray:
-        """Inverse of T D times the effective drift: minus grad Phi / T where there is a potential."""
-        (a, b), (c, d) = np.moveaxis(self._tensor(points), 0, -1)
-        x, y = self._flux_drift(points).T
-        return np.stack([d * x - b * y, a * y - c * x], axis=1) / (self.T * (a * d - b * c))[:, None]
-
-    @cached_property
-    def generator(self) -> sparse.csc_matrix:
-        """Sparse matrix A, d(rho)/dt = A rho for the flattened cells: columns sum to zero, off-diagonals are >= 0."""
-        force = self._force(self._points)
-        weights, offsets = selling(self._D / np.outer(self.spacing, self.spacing))
-        signs = (1,) if self._constant else (1, -1)  # half of a link belongs to either end; constant D: both halves
-        links = zip(weights.T / len(signs), offsets.swapaxes(0, 1), strict=True)
-        entries = [self._links(force, weight, sign * offset) for weight, offset in links for sign in signs]
-        rates, rows, columns = (np.concatenate(part) for part in zip(*entries, strict=True))
-        rates = sparse.coo_matrix((rates, (rows, columns)), shape=[len(self._points)] * 2).tocsc()
-        return rates - sparse.diags(np.asarray(rates.sum(axis=0)).ravel(), format="csc")
-
-    def _links(self, force: np.ndarray, weight: np.ndarray, offset: np.ndarray) -> tuple[np.ndarray, ...]:
-        """Rates along the links p -> q = p + offset, in both directions, with the cells that they reach and leave."""
-        position = np.stack(np.unravel_index(np.arange(len(weight)), self.shape), axis=1) + offset
-        inside = ((position >= 0) & (position < self.shape)).all(axis=1) & (weight > 0)
-        p, q = np.flatnonzero(inside), np.ravel_multi_index(position[inside].T, self.shape)
-        middle = self._force((self._points[p] + self._points[q]) / 2)
-        mean = (force[p] + 4 * middle + force[q]) / 6  # Simpson: exact for a quartic potential
-        work = np.einsum("ni,ni->n", mean, offset[inside] * self.spacing)
-        rate = self.T * weight[inside]
-        rates = np.concatenate([rate * bernoulli(-work), rate * bernoulli(work)])
-        return rates, np.concatenate([q, p]), np.concatenate([p, q])
+        return self._D.reshape(*self.shape, 2, 2).copy()
 
     def _factor(self, step: float) -> SuperLU:
         """Factors of I - step A, an M-matrix; the last few are kept."""
@@ -187,21 +148,32 @@ class FokkerPlanck:
         Raises
         ------
         RuntimeError
-            If it does not settle: the chain on the cells is reducible, or relaxes too slowly for double precision.
+            If it does not settle: the chain on the cells relaxes too slowly for double precision.
+        ValueError
+            If its mass is where the grid does not resolve the drift, or the wells of the potential.
         """
-        before = np.full(len(self._points), 1 / len(self._points))
-        size = self.spacing * self.shape
-        slowest = self.T * float(np.linalg.eigvalsh(self._D).min()) / float((size**2).max())
+        rho = self._settled()
+        self._check("steady_state", rho)
+        return (rho / self.cell_area).reshape(self.shape)
+
+    def _check(self, name: str, rho: np.ndarray) -> None:
+        resolution.check(name, self._links, self._force, rho.reshape(self.shape), self.spacing)
+
+    def _settled(self) -> np.ndarray:
+        """Mass in each cell at the steady state."""
+        before = np.full(len(self._D), 1 / len(self._D))
+        size = (self.spacing * self.shape).max()
+        slowest = self.T * (float(np.linalg.eigvalsh(self._D).min()) / size / size)
         factor = self._factor(1e9 / slowest)
         for _ in range(20):
             rho = factor.solve(before)
             rho /= rho.sum()
             if np.abs(rho - before).sum() < 1e-11:
-                return (rho / self.cell_area).reshape(self.shape)
+                return rho
             before = rho
         raise RuntimeError(
-            "steady_state: not settled after 20 implicit steps; two parts of the domain may be disconnected, or a "
-            "barrier of some 30 T may part them: use a higher T"
+            "steady_state: not settled after 20 implicit steps; a barrier of some 30 T may part the domain: "
+            "use a higher T"
         )
 
     def evolve(self, rho0: np.ndarray, times: ArrayLike, tolerance: float = 1e-9) -> np.ndarray:
@@ -219,28 +191,31 @@ class FokkerPlanck:
         rho0
             Density at time 0, of the grid's shape.
         times
-            Increasing times >= 0.
+            Increasing times >= 0; there may be none.
         tolerance
-            Error in time of each interval, in the L1 norm; at least 1e-10.
+            Error in time of each interval, in the L1 norm; from 1e-10.
 
         Raises
         ------
         ValueError
             If ``rho0`` has another shape, a negative value, a NaN, or does not integrate to 1; if a time is negative or
-            they do not increase; if ``tolerance`` is too small.
+            they do not increase; if ``tolerance`` is too small. Later, as for :meth:`steady_state`, for a density at a
+            time > 0.
         """
-        rho0 = np.asarray(rho0, dtype=float)
+        rho0 = fields.array("rho0", rho0)
         _checks.shape("rho0", rho0.shape, rho0.shape == self.shape, f"the grid's, {self.shape}")
         rho = fields.checked_density("rho0", rho0, self.cell_area).ravel() * self.cell_area
         times = fields.checked_times(times)
-        if not tolerance >= 1e-10:
-            raise ValueError(f"tolerance = {tolerance}: expected a number >= 1e-10, above the rounding of the solver")
+        sensible = 1e-10 <= tolerance < 1
+        _checks.argument("tolerance", tolerance, sensible, "a number in [1e-10, 1), above the rounding of the solver")
         densities = np.empty((len(times), *self.shape))
         longest = np.inf
-        with threadpool_limits(1):  # vectors and small matrices: a second thread would only wait
+        one_thread = threadpool_limits(1)  # vectors and small matrices: a second thread would only wait
+        with one_thread, np.errstate(over="ignore", invalid="ignore"):  # what overflows is not taken
             for k, duration in enumerate(np.diff(times, prepend=0.0)):
                 if duration > 0:
                     rho, longest = self._advance(rho, duration, tolerance, longest)
+                    self._check("evolve", rho)
                 densities[k] = (rho / self.cell_area).reshape(self.shape)
         return densities
 
@@ -256,16 +231,23 @@ class FokkerPlanck:
                 return moved, longest
             pieces *= 2
             longest = duration / pieces
-        raise RuntimeError(f"evolve: {PIECES} pieces of an interval of {duration} do not reach tolerance = {tolerance}")
+        raise RuntimeError(
+            f"evolve: {PIECES} pieces of an interval of {duration} do not reach tolerance = {tolerance}; "
+            "rounding hides what changes so slowly: ask for earlier times"
+        )
 
     def _piece(self, rho: np.ndarray, duration: float, tolerance: float) -> np.ndarray | None:
-        """Approximate until the last two changes, and what is negative, are below the tolerance; None if never."""
-        step = 2.0 ** round(np.log2(duration / 10))  # powers of two, so that intervals of like length share a factor
+        """Approximate until the last two changes, and what is negative, are below the tolerance, or it is exact."""
+        # powers of two, so that intervals of like length share a factor
+        step = 2.0 ** round(np.log2(max(duration / 10, 1e-300)))
         before, last_change = rho, np.inf
-        for after in exponential.exponentials(self._factor(step).solve, rho, duration / step):
-            change = np.abs(after - before).sum()
-            if max(last_change, change) - after[after < 0].sum() < tolerance:
-                after = np.maximum(after, np.finfo(float).eps * after.max())
-                return after / after.sum()
+        for tried, after in enumerate(exponential.exponentials(self._factor(step).solve, rho, duration / step), 1):
+            after /= max(after.sum(), 0.5)  # it is 1 but for rounding, which a long step magnifies
+            change, negative = np.abs(after - before).sum(), -after[after < 0].sum()
+            settled = max(last_change, change) + negative < tolerance
+            if settled or tried == exponential.BASIS:
+                break
             before, last_change = after, change
-        return None
+        exhausted = tried < exponential.BASIS and after.sum() > 0.5 and negative < tolerance  # then it is exact
+        after = np.maximum(after, np.finfo(float).eps * after.max())
+        return after / after.sum() if settled or exhausted else None

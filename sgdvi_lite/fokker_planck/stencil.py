@@ -36,7 +36,7 @@ def selling(D: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         fault = "D: too anisotropic for the grid; use cells whose shape follows the tensor, or add a multiple of I"
         raise ValueError(fault)
     weights = np.stack([-_product(base, D, 1, 2), -_product(base, D, 0, 2), -_product(base, D, 0, 1)], axis=1)
-    return np.maximum(weights, 0.0), np.stack([-base[..., 1], base[..., 0]], axis=-1)
+    return np.where(weights > tiny[:, None], weights, 0.0), np.stack([-base[..., 1], base[..., 0]], axis=-1)
 
 
 def _product(base: np.ndarray, D: np.ndarray, i: int, j: int) -> np.ndarray:
@@ -54,5 +54,7 @@ def _turn(base: np.ndarray, D: np.ndarray, tiny: np.ndarray, i: int, j: int, k: 
 def bernoulli(w: np.ndarray) -> np.ndarray:
     """The Bernoulli function ``w / (exp(w) - 1)``, with value 1 at zero: the weight of exponential fitting."""
     small = np.abs(w) < 1e-5
-    safe = np.where(small, 1.0, np.clip(w, -700.0, 700.0))
-    return np.where(small, 1 - w / 2 + w**2 / 12, safe / np.expm1(safe))
+    safe = np.where(small, 1.0, w)
+    return np.where(
+        small, 1 - w / 2 + np.square(np.where(small, w, 0.0)) / 12, safe / np.expm1(np.minimum(safe, 700.0))
+    )

@@ -110,11 +110,10 @@ def test_the_evolution_is_the_exponential_of_the_generator():
 
 def test_a_fast_rotation_over_a_long_time_cuts_the_interval_and_is_still_right():
     fp = FokkerPlanck(lambda p: 30 * np.stack([-p[:, 1], p[:, 0]], 1) - p, np.eye(2), 2.0, ((-3, 3), (-3, 3)), (32, 32))
-    rho0 = gaussian(fp, 0.1 * np.eye(2), (1.0, 0.0))
-    _, longest = fp._advance(rho0.ravel() * fp.cell_area, 1.0, 1e-8, np.inf)
+    rho0 = gaussian(fp, 0.1 * np.eye(2), (1.0, 0.0)).ravel() * fp.cell_area
+    moved, longest = fp._advance(rho0, 1.0, 1e-8, np.inf)
     assert longest < 1.0
-    exact = (expm(fp.generator.toarray()) @ rho0.ravel()).reshape(fp.shape)
-    assert l1(fp, fp.evolve(rho0, [1.0], tolerance=1e-8)[0], exact) < 1e-8
+    assert np.abs(moved - expm(fp.generator.toarray()) @ rho0).sum() < 1e-8
 
 
 def test_intervals_of_like_length_share_a_factor():
@@ -128,7 +127,7 @@ def test_an_ornstein_uhlenbeck_process_moves_as_its_moments_say():
     mean0, cov0 = np.array([1.0, 0.5]), 0.2 * np.eye(2)
     move, stationary = expm(-F * t), T * np.eye(2)
     cov = stationary + move @ (cov0 - stationary) @ move.T
-    errors, sizes = [], [32, 48, 64, 96]
+    errors, sizes = [], [40, 48, 64, 96]
     for n in sizes:
         fp = FokkerPlanck(lambda p: -p @ F.T, D, T, ((-4, 4), (-4, 4)), (n, n))
         (rho,) = fp.evolve(gaussian(fp, cov0, mean0), [t])
@@ -184,7 +183,7 @@ BAD = [
     ({"D": np.eye(3)}, r"D has shape \(3, 3\): expected \(2, 2\)"),
     ({"D": lambda p: np.eye(2)}, r"D gave shape \(2, 2\) for 256 points"),
     ({"drift": nan_at_right}, "drift has a NaN or an infinity at x ="),
-    ({"drift": lambda p: p[:, 0]}, r"drift gave shape \(256,\) for 256 points"),
+    ({"drift": lambda p: p[:, 0]}, r"drift gave shape \(256,\): expected \(256, 2\)"),
     ({"convention": "stratonovich"}, "convention = 'stratonovich': expected one of ito, printed"),
     ({"T": 1e-3}, "the grid is too coarse for the drift: the cell Peclet number"),
 ]
@@ -206,7 +205,12 @@ def test_bad_arguments(change, message):
         (lambda fp: gaussian(fp, np.eye(2)), [-1.0], {}, "expected increasing numbers >= 0"),
         (lambda fp: gaussian(fp, np.eye(2)), [1.0, 1.0], {}, "expected increasing numbers >= 0"),
         (lambda fp: gaussian(fp, np.eye(2)), [np.nan], {}, "expected increasing numbers >= 0"),
-        (lambda fp: gaussian(fp, np.eye(2)), [1.0], {"tolerance": 0.0}, "tolerance = 0.0: expected a number >= 1e-10"),
+        (
+            lambda fp: gaussian(fp, np.eye(2)),
+            [1.0],
+            {"tolerance": 0.0},
+            r"tolerance = 0.0: expected a number in \[1e-10, 1\)",
+        ),
     ],
 )
 def test_bad_evolutions(density, times, options, message):
