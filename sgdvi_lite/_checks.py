@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -36,7 +37,7 @@ def probability(name: str, value: float) -> None:
 def count(name: str, value: object, low: int = 1, high: int | None = None, remedy: str = "") -> None:
     """Raise unless ``value`` is an integer in [low, high]."""
     allowed = f">= {low}" if high is None else f"in [{low}, {high}]"
-    if isinstance(value, bool) or not isinstance(value, int):
+    if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(f"{name} = {value!r}: expected an integer {allowed}")
     inside = low <= value and (high is None or value <= high)
     argument(name, value, inside, f"an integer {allowed}" + (f"; {remedy}" if remedy else ""))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import math
 from collections.abc import Callable
 
 import torch
@@ -10,6 +12,7 @@ from tqdm.auto import tqdm
 
 from sgdvi_lite import _checks
 from sgdvi_lite.gradients import Loss
+from sgdvi_lite.sgd import conditions
 from sgdvi_lite.sgd.sampling import batches, check
 
 Schedule = Callable[[int], float]
@@ -64,12 +67,12 @@ class SGD:
         sampling: str = "reshuffled",
         transform: Transform | None = None,
     ):
-        _checks.same_length("x", x, "y", y)
+        x, y = conditions.examples(model, x, y, generator)
         check(len(x), batch_size, sampling)
         self.schedule = lr if callable(lr) else (lambda epoch: lr)
         _checks.positive("lr", self.schedule(0))
         self.model, self.loss, self.x, self.y = model, loss, x, y
-        self.batch_size, self.sampling, self.generator, self.transform = batch_size, sampling, generator, transform
+        self.batch_size, self.sampling, self.generator, self.transform = int(batch_size), sampling, generator, transform
         options = {"momentum": momentum, "nesterov": nesterov, "weight_decay": weight_decay}
         self.optimizer = torch.optim.SGD(model.parameters(), self.schedule(0), **options)
         self.epochs_done = 0
@@ -82,39 +85,41 @@ class SGD:
             group["lr"] = lr
         self.model.train()
         seed = int(torch.randint(2**31, (), generator=self.generator))
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
+        with conditions.repeatable(self.x.device):
+            conditions.seed(seed, self.x.device)
             drawn = batches(len(self.x), self.batch_size, self.sampling, self.generator)
-            losses = [self._step(k, index) for k, index in enumerate(drawn)]
+            losses = torch.stack([self._step(index) for index in drawn]).tolist()  # one wait for the device
         self.model.eval()
+        for k, value in enumerate(losses):
+            if not math.isfinite(value):
+                fault = f"loss = {value} in epoch {self.epochs_done}, step {k}: training diverged; lower lr"
+                raise FloatingPointError(fault)
         self.epochs_done += 1
         return sum(losses) / len(losses)
 
-    def _step(self, k: int, index: Tensor) -> float:
+    def _step(self, index: Tensor) -> Tensor:
         index = index.to(self.x.device)
         self.optimizer.zero_grad()
         x = self.x[index] if self.transform is None else self.transform(self.x[index], self.generator)
         value = self.loss(self.model(x), self.y[index])
-        if not torch.isfinite(value):
-            fault = f"loss = {value.item()} in epoch {self.epochs_done}, step {k}: training diverged; lower lr"
-            raise FloatingPointError(fault)
         value.backward()
         self.optimizer.step()
-        return value.item()
+        return value.detach()
 
     def state_dict(self) -> dict:
-        """All that a resumed run needs: weights, momentum, random state, epochs done."""
-        return {
+        """All that a resumed run needs: copies of weights, momentum and random state, and the epochs done."""
+        state = {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "generator": self.generator.get_state(),
             "epochs_done": self.epochs_done,
         }
+        return copy.deepcopy(state)
 
     def load_state_dict(self, state: dict) -> None:
         """Continue where :meth:`state_dict` was taken; the run goes on bit for bit as if never stopped."""
         self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))  # which would keep its tensors
         self.generator.set_state(state["generator"])
         self.epochs_done = state["epochs_done"]
         self.model.eval()

@@ -21,7 +21,8 @@ from torch.nn.functional import cross_entropy, mse_loss
 
 from sgdvi_lite import nets, sgd
 from sgdvi_lite.sgd.engines.fully_connected import applies, blocks
-from sgdvi_lite.sgd.loop import Engine, Settings, first_failure, last_finite
+from sgdvi_lite.sgd.contract import Engine, Settings
+from sgdvi_lite.sgd.loop import first_failure, last_finite
 
 HERE = Path(__file__).parents[1]
 FILES = ("weights.npy", "log.npy", "run.json")
@@ -379,7 +380,7 @@ def test_another_engine_that_keeps_the_contract_makes_the_same_recording(tmp_pat
     rates = {"momentum": 0.0, "nesterov": False, "weight_decay": 0.0}
     options = {"dtype": torch.float64, "n_steps": 40, "every": 4, "engine": "autograd", **rates}
     _, _, ours = recorded.start(tmp_path / "ours", **options)
-    monkeypatch.setattr("sgdvi_lite.sgd.recording.Autograd", ByTheOptimiser)
+    monkeypatch.setattr("sgdvi_lite.sgd.engines.choice.Autograd", ByTheOptimiser)
     _, _, twin = recorded.start(tmp_path / "twin", **options)
     assert twin.engine == "by the optimiser"
     assert np.abs(twin.weights - ours.weights).max() < 1e-13 and np.abs(twin.log - ours.log).max() < 1e-12
