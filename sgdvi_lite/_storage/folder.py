@@ -149,10 +149,11 @@ class Folder:
         """Take away the header and these files, and the folder if it was made here: nothing was done in it."""
         for name in (*names, self.kind.header):
             (self.path / name).unlink(missing_ok=True)
-        if self._made and all(file.name == LOCK for file in self.path.iterdir()):
+        if all(file.name == LOCK for file in self.path.iterdir()):
             with suppress(PermissionError):  # some systems keep a file that is open
                 (self.path / LOCK).unlink()
-                self.path.rmdir()
+                if self._made:
+                    self.path.rmdir()
 
     def close(self) -> None:
         """Let others have the folder."""

@@ -3,13 +3,16 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from sgdvi_lite import _checks, nets
 
 
-def examples(model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def examples(
+    model: nn.Module, x: Tensor | np.ndarray, y: Tensor | np.ndarray, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
     """The examples as tensors; an error unless they lie where the network is, and the generator draws on the CPU."""
     x, y = torch.as_tensor(x), torch.as_tensor(y)
     _checks.same_length("x", x, "y", y)
@@ -18,9 +21,14 @@ def examples(model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator)
     for name, value in (("x", x), ("y", y)):
         fault = f"{name} is on {value.device} and model on {home}: expected one device; pass {name}.to({str(home)!r})"
         _checks.require(value.device == home, fault)
-    device = getattr(generator, "device", torch.device("meta"))
-    _checks.argument("generator", repr(generator), device.type == "cpu", "a torch.Generator() on the CPU")
+    drawing(generator)
     return x, y
+
+
+def drawing(generator: torch.Generator) -> None:
+    """Raise unless a generator draws on the CPU, in the same order for every device."""
+    good = isinstance(generator, torch.Generator) and generator.device.type == "cpu"
+    _checks.argument("generator", generator, good, "a torch.Generator() on the CPU")
 
 
 @contextmanager

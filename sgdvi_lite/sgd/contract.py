@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from sgdvi_lite import _checks, nets
 from sgdvi_lite.sgd import sampling
+from sgdvi_lite.sgd.sampling import number
 
 ENGINES = ("auto", "autograd")  # by hand where that applies, or autograd always
 CHUNK = 32  # steps whose batches are gathered at once; their inputs fit in a core's cache
@@ -19,7 +20,7 @@ CHUNK = 32  # steps whose batches are gathered at once; their inputs fit in a co
 class Settings:
     """The settings of a run, as :func:`sgdvi_lite.sgd.record` takes them, and the number of examples; checked here.
 
-    Numbers of NumPy become Python's, so that a header can tell them.
+    Numbers of NumPy and PyTorch become Python's, so that a header can tell them.
     """
 
     lr: float
@@ -34,14 +35,14 @@ class Settings:
     N: int
 
     def __post_init__(self):
+        for field in fields(self):
+            object.__setattr__(self, field.name, number(getattr(self, field.name)))
         _checks.positive("lr", self.lr)
         _checks.period(self.n_steps, self.every)
         _checks.one_of("engine", self.engine, ENGINES)
         sampling.check(self.N, self.batch_size, self.sampling)
         _checks.momentum(self.momentum, self.nesterov)
         _checks.not_negative("weight_decay", self.weight_decay)
-        for field in fields(self):
-            object.__setattr__(self, field.name, field.type(getattr(self, field.name)))
 
 
 @runtime_checkable

@@ -84,7 +84,7 @@ def _on_a_batch(model: nn.Module, loss: Loss, x: Tensor, y: Tensor) -> list[floa
     trained = [p for p in model.parameters() if p.requires_grad]
     parts = torch.autograd.grad(value.reshape(()), trained, materialize_grads=True, allow_unused=True)
     g = torch.cat([part.detach().to_dense().reshape(-1) for part in parts]).cpu().double()
-    return [float(value), float(g.norm()), float(g @ torch.arange(len(g), dtype=torch.float64).cos())]
+    return [float(value.detach()), float(g.norm()), float(g @ torch.arange(len(g), dtype=torch.float64).cos())]
 
 
 def _spread(y: Tensor, b: int) -> Tensor:

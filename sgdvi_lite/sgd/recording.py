@@ -20,6 +20,7 @@ from sgdvi_lite.sgd.contract import Engine, Settings, is_at, load_network
 from sgdvi_lite.sgd.engines.choice import choose
 from sgdvi_lite.sgd.identity import identify
 from sgdvi_lite.sgd.loop import Run, divergence
+from sgdvi_lite.sgd.sampling import Real, Whole
 from sgdvi_lite.sgd.store import RUN, Store, arrays, read_checkpoint, run_of
 
 DTYPES = {torch.float32: np.dtype(np.float32), torch.float64: np.dtype(np.float64)}
@@ -78,31 +79,34 @@ def open_recording(folder: str | Path) -> Recording:
     ValueError
         If a file is damaged; it is named.
     """
-    folder = Path(folder)
+    return _read(Path(folder), compare=True)
+
+
+def _read(folder: Path, compare: bool) -> Recording:
     if not (folder / RUN.header).is_file():
         raise FileNotFoundError(f"folder = {str(folder)!r}: no recorded run is there; sgd.record makes one")
     run, state = run_of(folder, read_header(folder, RUN)), read_checkpoint(folder)
     if state is None:
         raise FileNotFoundError(f"folder = {str(folder)!r}: the run there has no checkpoint yet; let it go on")
-    weights, log = arrays(folder, run, state).values()
+    weights, log = arrays(folder, run, state, compare).values()
     return Recording(folder, run, run["engine"], state["recorded"] * run["every"], state["diverged"], weights, log[1:])
 
 
 def record(
     model: nn.Module,
     loss: Loss,
-    x: Tensor,
-    y: Tensor,
+    x: Tensor | np.ndarray,
+    y: Tensor | np.ndarray,
     folder: str | Path,
     *,
-    n_steps: int,
-    every: int,
-    lr: float,
-    batch_size: int,
+    n_steps: Whole,
+    every: Whole,
+    lr: Real,
+    batch_size: Whole,
     generator: torch.Generator,
-    momentum: float = 0.0,
+    momentum: Real = 0.0,
     nesterov: bool = False,
-    weight_decay: float = 0.0,
+    weight_decay: Real = 0.0,
     sampling: str = "reshuffled",
     engine: str = "auto",
     checkpoint_seconds: float = 30.0,
@@ -189,7 +193,7 @@ def record(
         kept.restore()
         raise
     model.eval()
-    return open_recording(folder)
+    return _read(Path(folder), compare=store.ended)  # what was written just now is not read again
 
 
 def _dtype(model: nn.Module) -> np.dtype:
@@ -228,6 +232,8 @@ def _at_work(steps: Engine, threads: int) -> Iterator[Engine]:
 
 def _rewind(folder: Path, model: nn.Module, generator: torch.Generator) -> None:
     """Take network and generator back to the start, if the run in the folder has left them at its end."""
+    if not (folder / RUN.header).is_file():
+        return
     end, start = read_checkpoint(folder), read_state(folder / "start.pt")
     if end is None or start is None or end["step"] == start["step"]:
         return

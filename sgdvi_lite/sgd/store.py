@@ -28,7 +28,7 @@ RUN = Kind(
     stranger="no run, but something else",
     again=False,
     tolerance=1e-4,  # of what the network computes: another device or number of threads rounds otherwise
-    elsewhere="choose another folder, or give what was given there: a run goes on from its own start, or its own end",
+    elsewhere="choose another folder, or call it as then: model and generator as they were, or as the run left them",
 )
 
 
@@ -159,24 +159,25 @@ def run_of(folder: Path, header: dict) -> dict:
 def read_checkpoint(folder: Path) -> State | None:
     """The last checkpoint of a run, or ``None``."""
     state = read_state(folder / "state.pt")
-    if state is not None and not {"step", "recorded", "diverged", "generator", "engine"} <= set(state):
+    parts = {"step", "position", "drawn_from", "generator", "engine", "row", "recorded", "diverged"}
+    if state is not None and not (isinstance(state, dict) and parts <= set(state)):
         raise damaged(folder / "state.pt", "it is no checkpoint of a run")
     return state
 
 
-def arrays(folder: Path, run: dict, state: State) -> dict[str, np.ndarray]:
+def arrays(folder: Path, run: dict, state: State, compare: bool = True) -> dict[str, np.ndarray]:
     """Weights and log ``(1 + recorded, columns)`` up to a checkpoint, read-only, if they are as they were written."""
-    found, rows = {}, 1 + state["recorded"]
+    found, rows, seals = {}, 1 + state["recorded"], state.get("seals", {}) if compare else {}
     for name, columns in (("weights", run["d"]), ("log", COLUMNS)):
         file = folder / f"{name}.npy"
         try:
             found[name] = np.load(file, mmap_mode="r")[:rows]
-            seal = checksum(found[name]) if "seals" in state else None
+            seal = checksum(found[name]) if seals else None
         except (OSError, ValueError, EOFError) as error:
             raise damaged(file, str(error)) from error
         if found[name].shape != (rows, columns):
             raise damaged(file, f"it has {found[name].shape} numbers up to the checkpoint, not {(rows, columns)}")
-        if seal != state.get("seals", {}).get(name):
+        if seal != seals.get(name):
             raise damaged(file, "its checksum is wrong")
     return found
 

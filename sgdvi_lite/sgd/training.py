@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
@@ -13,7 +14,7 @@ from tqdm.auto import tqdm
 from sgdvi_lite import _checks
 from sgdvi_lite.gradients import Loss
 from sgdvi_lite.sgd import conditions
-from sgdvi_lite.sgd.sampling import batches, check
+from sgdvi_lite.sgd.sampling import Real, Whole, batches, check, number
 
 Schedule = Callable[[int], float]
 Transform = Callable[[Tensor, torch.Generator], Tensor]
@@ -55,25 +56,25 @@ class SGD:
         self,
         model: nn.Module,
         loss: Loss,
-        x: Tensor,
-        y: Tensor,
+        x: Tensor | np.ndarray,
+        y: Tensor | np.ndarray,
         *,
-        lr: float | Schedule,
-        batch_size: int,
+        lr: Real | Schedule,
+        batch_size: Whole,
         generator: torch.Generator,
-        momentum: float = 0.0,
+        momentum: Real = 0.0,
         nesterov: bool = False,
-        weight_decay: float = 0.0,
+        weight_decay: Real = 0.0,
         sampling: str = "reshuffled",
         transform: Transform | None = None,
     ):
         x, y = conditions.examples(model, x, y, generator)
         check(len(x), batch_size, sampling)
-        self.schedule = lr if callable(lr) else (lambda epoch: lr)
+        self.schedule = (lambda epoch: number(lr(epoch))) if callable(lr) else (lambda epoch: number(lr))
         _checks.positive("lr", self.schedule(0))
         self.model, self.loss, self.x, self.y = model, loss, x, y
         self.batch_size, self.sampling, self.generator, self.transform = int(batch_size), sampling, generator, transform
-        options = {"momentum": momentum, "nesterov": nesterov, "weight_decay": weight_decay}
+        options = {"momentum": number(momentum), "nesterov": nesterov, "weight_decay": number(weight_decay)}
         self.optimizer = torch.optim.SGD(model.parameters(), self.schedule(0), **options)
         self.epochs_done = 0
 
@@ -125,7 +126,16 @@ class SGD:
         self.model.eval()
 
 
-def run(model: nn.Module, loss: Loss, x: Tensor, y: Tensor, *, epochs: int, progress: bool = True, **options) -> list:
+def run(
+    model: nn.Module,
+    loss: Loss,
+    x: Tensor | np.ndarray,
+    y: Tensor | np.ndarray,
+    *,
+    epochs: Whole,
+    progress: bool = True,
+    **options,
+) -> list:
     """Train a network in place and return the mean training loss of each epoch.
 
     Parameters

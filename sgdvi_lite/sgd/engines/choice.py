@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from sgdvi_lite import nets
 from sgdvi_lite.gradients import Loss
 from sgdvi_lite.sgd.conditions import Kept
-from sgdvi_lite.sgd.contract import Engine, Settings
+from sgdvi_lite.sgd.contract import Settings
 from sgdvi_lite.sgd.engines.autograd import Autograd
 from sgdvi_lite.sgd.engines.fully_connected import FullyConnected, applies
 
