@@ -1,7 +1,7 @@
 """The settings of a recorded run, and what its loop asks of an engine."""
 
 from abc import abstractmethod
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import ClassVar, Protocol, runtime_checkable
 
 import numpy as np
@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from sgdvi_lite import _checks, nets
 from sgdvi_lite.sgd import sampling
-from sgdvi_lite.sgd.sampling import number
 
 ENGINES = ("auto", "autograd")  # by hand where that applies, or autograd always
 CHUNK = 32  # steps whose batches are gathered at once; their inputs fit in a core's cache
@@ -18,10 +17,7 @@ CHUNK = 32  # steps whose batches are gathered at once; their inputs fit in a co
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """The settings of a run, as :func:`sgdvi_lite.sgd.record` takes them, and the number of examples; checked here.
-
-    Numbers of NumPy and PyTorch become Python's, so that a header can tell them.
-    """
+    """The settings of a run, as :func:`sgdvi_lite.sgd.record` takes them, and the number of examples; checked here."""
 
     lr: float
     momentum: float
@@ -35,8 +31,6 @@ class Settings:
     N: int
 
     def __post_init__(self):
-        for field in fields(self):
-            object.__setattr__(self, field.name, number(getattr(self, field.name)))
         _checks.positive("lr", self.lr)
         _checks.period(self.n_steps, self.every)
         _checks.one_of("engine", self.engine, ENGINES)

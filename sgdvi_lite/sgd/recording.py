@@ -20,7 +20,7 @@ from sgdvi_lite.sgd.contract import Engine, Settings, is_at, load_network
 from sgdvi_lite.sgd.engines.choice import choose
 from sgdvi_lite.sgd.identity import identify
 from sgdvi_lite.sgd.loop import Run, divergence
-from sgdvi_lite.sgd.sampling import Real, Whole
+from sgdvi_lite.sgd.sampling import Real, Whole, number
 from sgdvi_lite.sgd.store import RUN, Store, arrays, read_checkpoint, run_of
 
 DTYPES = {torch.float32: np.dtype(np.float32), torch.float64: np.dtype(np.float64)}
@@ -105,7 +105,7 @@ def record(
     batch_size: Whole,
     generator: torch.Generator,
     momentum: Real = 0.0,
-    nesterov: bool = False,
+    nesterov: bool | np.bool_ = False,
     weight_decay: Real = 0.0,
     sampling: str = "reshuffled",
     engine: str = "auto",
@@ -173,9 +173,9 @@ def record(
     ((31, 1546), 'fully connected, by hand', True)
     """
     x, y = conditions.examples(model, x, y, generator)
-    rates = {"lr": lr, "momentum": momentum, "nesterov": nesterov, "weight_decay": weight_decay}
-    order = {"N": len(x), "batch_size": batch_size, "sampling": sampling}
-    settings = Settings(n_steps=n_steps, every=every, engine=engine, **rates, **order)
+    asked = {"lr": lr, "momentum": momentum, "nesterov": nesterov, "weight_decay": weight_decay}
+    asked |= {"n_steps": n_steps, "every": every, "batch_size": batch_size, "sampling": sampling, "engine": engine}
+    settings = Settings(N=len(x), **{name: number(value) for name, value in asked.items()})
     dtype = _dtype(model)
     kept = conditions.Kept(model, generator)
     try:

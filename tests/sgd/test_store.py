@@ -278,12 +278,20 @@ def test_a_finished_run_on_a_disk_that_can_only_be_read(copy, monkeypatch):
 
 
 def test_room_is_foreseen_for_two_checkpoints_and_the_start(tmp_path, monkeypatch):
-    recorded.start(tmp_path / "there", n_steps=38, every=38)
+    """Of a network that has buffers, too."""
+
+    def start(folder):
+        model, x, y = recorded.network("tiny-fc")
+        model.register_buffer("table", torch.zeros(100_000))
+        options = recorded.SETTINGS | {"n_steps": 38, "every": 38, "generator": generator(7), "progress": False}
+        sgd.record(model, cross_entropy, x, y, folder, **options)
+
+    start(tmp_path / "there")
     largest = sum(file.stat().st_size for file in (tmp_path / "there").glob("*.*"))
     largest += (tmp_path / "there" / "state.pt").stat().st_size  # a new one beside the old
     monkeypatch.setattr(shutil, "disk_usage", lambda path: namedtuple("Usage", "free")(largest))
     with pytest.raises(OSError, match="the disk has .* free"):
-        recorded.start(tmp_path / "new", n_steps=38, every=38)
+        start(tmp_path / "new")
 
 
 def test_a_recording_made_on_a_gpu_opens_on_the_cpu(tmp_path, monkeypatch):
