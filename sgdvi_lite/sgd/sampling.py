@@ -52,7 +52,7 @@ def check(N: Whole, b: Whole, sampling: str) -> None:
     """Raise what :func:`batches` raises, without drawing."""
     _checks.one_of("sampling", sampling, SAMPLINGS)
     _checks.count("N", N)
-    _checks.count("b", b, high=N, remedy="an epoch has N // b batches")
+    _checks.count("b", b, high=int(N), remedy="an epoch has N // b batches")
 
 
 def _draw(N: int, b: int, sampling: str, generator: torch.Generator) -> Iterator[Tensor]:

@@ -181,7 +181,9 @@ def test_a_network_that_was_trained_further_is_refused_and_stays(tmp_path):
     before = cell.state()
     with (
         pytest.warns(UserWarning, match="is where the run"),
-        pytest.raises(ValueError, match="start_sha256.*choose another folder, or call it as then: model and generator"),
+        pytest.raises(
+            ValueError, match=r"start_sha256.*choose another folder, or call it as then: model and generator"
+        ),
     ):
         cell.run()
     assert same(cell.state(), before)
@@ -209,6 +211,6 @@ def test_numbers_and_arrays_of_numpy_are_welcome(tmp_path):
     arrays = sgd.record(model, F.cross_entropy, x.numpy(), y.numpy(), tmp_path / "arrays", **options)
     assert np.array_equal(arrays.weights, record(tmp_path / "tensors", F.cross_entropy).weights)
     for bad in ({"n_steps": np.float32(12.5)}, {"every": 4.0}):
-        with pytest.raises(TypeError, match="n_steps|every"):
+        with pytest.raises(TypeError, match=r"n_steps|every"):
             record(tmp_path / "bad", F.cross_entropy, **bad)
     assert nets.count_parameters(model) == made.run["d"]

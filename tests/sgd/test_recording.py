@@ -20,8 +20,8 @@ from torch import nn
 from torch.nn.functional import cross_entropy, mse_loss
 
 from sgdvi_lite import nets, sgd
-from sgdvi_lite.sgd.engines.fully_connected import applies, blocks
 from sgdvi_lite.sgd.contract import Engine, Settings
+from sgdvi_lite.sgd.engines.fully_connected import applies, blocks
 from sgdvi_lite.sgd.loop import first_failure, last_finite
 
 HERE = Path(__file__).parents[1]

@@ -1,4 +1,3 @@
-from collections import namedtuple
 from itertools import pairwise
 
 import numpy as np
@@ -141,6 +140,10 @@ def test_only_the_device_that_trains_lends_its_random_state(monkeypatch):
     sgd.SGD(model, watching, x, y, **options).epoch()
 
 
+class OnAGpu(torch.Generator):
+    device = torch.device("cuda")
+
+
 @pytest.mark.parametrize("call", ["SGD", "record"])
 def test_devices_that_differ_are_named_with_the_remedy(tmp_path, call):
     def use(model, x, y, generator):
@@ -156,7 +159,7 @@ def test_devices_that_differ_are_named_with_the_remedy(tmp_path, call):
     with pytest.raises(ValueError, match="x is on meta and model on cpu: expected one device"):
         use(model, x.to("meta"), y, generator())
     with pytest.raises(ValueError, match=r"generator = .*: expected a torch.Generator\(\) on the CPU"):
-        use(model, x, y, namedtuple("Generator", "device")(torch.device("cuda")))
+        use(model, x, y, OnAGpu())
     with pytest.raises(ValueError, match="model has no trainable weights"):
         use(model.requires_grad_(False), x, y, generator())
     assert not (tmp_path / "run").exists()

@@ -115,7 +115,7 @@ def test_a_damaged_recording_is_not_gone_on_with(tmp_path, monkeypatch):
     content = bytearray((tmp_path / "weights.npy").read_bytes())
     content[200] ^= 1
     (tmp_path / "weights.npy").write_bytes(content)
-    with pytest.raises(ValueError, match="weights.npy' is damaged"):
+    with pytest.raises(ValueError, match=r"weights\.npy' is damaged"):
         recorded.start(tmp_path)
     content[200] ^= 1
     (tmp_path / "weights.npy").write_bytes(content)
@@ -290,7 +290,7 @@ def test_room_is_foreseen_for_two_checkpoints_and_the_start(tmp_path, monkeypatc
     largest = sum(file.stat().st_size for file in (tmp_path / "there").glob("*.*"))
     largest += (tmp_path / "there" / "state.pt").stat().st_size  # a new one beside the old
     monkeypatch.setattr(shutil, "disk_usage", lambda path: namedtuple("Usage", "free")(largest))
-    with pytest.raises(OSError, match="the disk has .* free"):
+    with pytest.raises(OSError, match=r"the disk has .* free"):
         start(tmp_path / "new")
 
 
