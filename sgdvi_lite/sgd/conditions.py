@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from sgdvi_lite import _checks, nets
 
+Array = Tensor | np.ndarray
 
-def examples(
-    model: nn.Module, x: Tensor | np.ndarray, y: Tensor | np.ndarray, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
+
+def examples(model: nn.Module, x: Array, y: Array, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """The examples as tensors; an error unless they lie where the network is, and the generator draws on the CPU."""
     x, y = torch.as_tensor(x), torch.as_tensor(y)
     _checks.same_length("x", x, "y", y)

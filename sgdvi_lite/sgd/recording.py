@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
-from torch import Tensor, nn
+from torch import nn
 
 from sgdvi_lite import _checks
 from sgdvi_lite._storage.folder import read_header, read_state
 from sgdvi_lite.gradients import Loss
 from sgdvi_lite.sgd import conditions
+from sgdvi_lite.sgd.conditions import Array
 from sgdvi_lite.sgd.contract import Engine, Settings, is_at, load_network
 from sgdvi_lite.sgd.engines.choice import choose
 from sgdvi_lite.sgd.identity import identify
@@ -95,8 +96,8 @@ def _read(folder: Path, compare: bool) -> Recording:
 def record(
     model: nn.Module,
     loss: Loss,
-    x: Tensor | np.ndarray,
-    y: Tensor | np.ndarray,
+    x: Array,
+    y: Array,
     folder: str | Path,
     *,
     n_steps: Whole,
@@ -117,16 +118,19 @@ def record(
     Parameters
     ----------
     model
-        The network, float32 or float64; at the end it has the last weights and is in evaluation mode.
+        The network, float32 or float64; at the end it has the last weights and is in evaluation mode. A call that
+        fails or is stopped leaves it, and the generator, as they were.
     loss
-        Maps the outputs and targets of a batch to its mean loss.
+        Maps the outputs and targets of a batch to its mean loss. It is tried on a few batches before the first step:
+        a run is known by what network and loss compute there, not by their names.
     x, y
-        The training examples, ``N`` of each, on the network's device.
+        The training examples, ``N`` of each, on the network's device; NumPy's arrays for one on the CPU.
     folder
         Where the recording goes; made if missing. It takes ``(1 + n_steps / every) d`` numbers, which are reserved
-        before the first step.
+        before the first step. A call that fails before its first checkpoint leaves nothing there.
     n_steps, every
         Steps, and steps from one snapshot to the next; ``every`` divides ``n_steps``. An epoch has ``N // batch_size``.
+        With more steps than before a run is made longer: to the last bit the one that had so many from the beginning.
     lr, momentum, nesterov, weight_decay
         As in :class:`torch.optim.SGD`, constant.
     batch_size, sampling
@@ -135,8 +139,8 @@ def record(
         CPU generator of the batches and of dropout. Epochs draw as those of :class:`SGD`.
     engine
         ``auto``: for [Flatten], (Linear, [BatchNorm1d], ReLU)*, Linear with cross entropy on the CPU, forward and
-        backward passes by hand; ``autograd`` for all else, or always if asked. ``Recording.engine`` and the
-        progress bar say which.
+        backward passes by hand, if two steps agree with autograd's; ``autograd`` for all else, or always if asked.
+        ``Recording.engine`` and the progress bar say which.
     checkpoint_seconds
         Time between checkpoints; at most that much is done again after a kill.
     progress
@@ -145,8 +149,8 @@ def record(
     Raises
     ------
     ValueError
-        Before any work, if an argument is out of its range, or the folder holds another run or other files; these
-        are never changed.
+        Before any work, if an argument is out of its range, model, ``x`` and ``y`` lie on different devices, or the
+        folder holds another run, damaged or other files; these are never changed.
     OSError
         Before any work, if the disk has no room for the recording.
     BlockingIOError
@@ -157,8 +161,14 @@ def record(
 
     Notes
     -----
+    A finished run is returned without a step, also from a disk that can only be read. So the same cell of a notebook
+    can be run twice: a network or a generator that is where the run has left it goes back to its start first, and a
+    warning says so.
+
     Equality to the last bit needs the same machine, versions and number of threads; the last is restored. Steps by hand
-    run on one thread. Chapter 10 uses the recordings.
+    run on one thread. On a GPU cuDNN is told to choose deterministic algorithms; for other operations that add in any
+    order, such as ``index_add``, call :func:`torch.use_deterministic_algorithms`. A GPU does not pay for networks as
+    small as tiny-fc: a step there is many small operations. Chapter 10 uses the recordings.
 
     Examples
     --------
@@ -232,10 +242,9 @@ def _at_work(steps: Engine, threads: int) -> Iterator[Engine]:
 
 def _rewind(folder: Path, model: nn.Module, generator: torch.Generator) -> None:
     """Take network and generator back to the start, if the run in the folder has left them at its end."""
-    if not (folder / RUN.header).is_file():
-        return
-    end, start = read_checkpoint(folder), read_state(folder / "start.pt")
-    if end is None or start is None or end["step"] == start["step"]:
+    known = (folder / RUN.header).is_file()  # else its files are a stranger's
+    end, start = (read_checkpoint(folder), read_state(folder / "start.pt")) if known else (None, None)
+    if not (end and start):
         return
     moved = is_at(model, end["engine"]), torch.equal(generator.get_state(), end["generator"])
     if moved[0]:

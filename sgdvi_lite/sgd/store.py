@@ -8,7 +8,6 @@ arrays beyond the checkpoint is written again, the same, when the run goes on; w
 import errno
 import zlib
 from dataclasses import fields
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -173,7 +172,7 @@ def arrays(folder: Path, run: dict, state: State, compare: bool = True) -> dict[
         try:
             found[name] = np.load(file, mmap_mode="r")[:rows]
             seal = checksum(found[name]) if seals else None
-        except (OSError, ValueError, EOFError) as error:
+        except Exception as error:
             raise damaged(file, str(error)) from error
         if found[name].shape != (rows, columns):
             raise damaged(file, f"it has {found[name].shape} numbers up to the checkpoint, not {(rows, columns)}")
@@ -190,17 +189,12 @@ def checksum(array: np.ndarray, before: int = 0) -> int:
 def lengthen(file: Path, shape: tuple[int, int], dtype: np.dtype, anew: bool) -> None:
     """Make the array in a file so long, or make it anew, and take the room for it.
 
-    The head of such a file has room for a greater length. It is written last: until then the array is the old one.
+    The head of such a file has room for a greater length; until it is written the array is the old one.
     """
-    if anew:
-        np.lib.format.open_memmap(file, mode="w+", dtype=dtype, shape=shape)
-    elif len(np.load(file, mmap_mode="r")) < shape[0]:
-        head = BytesIO()
-        fields = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_1_0(head, fields)
+    found = np.lib.format.open_memmap(file, "w+" if anew else "r", dtype, shape)
+    if len(found) < shape[0]:
+        told = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
         with file.open("r+b") as opened:
-            opened.truncate(head.tell() + shape[0] * shape[1] * dtype.itemsize)
-            reserve(file)
-            opened.write(head.getvalue())
-        return
+            opened.truncate(found.offset + shape[0] * found[0].nbytes)
+            np.lib.format.write_array_header_1_0(opened, told)
     reserve(file)

@@ -6,7 +6,6 @@ import copy
 import math
 from collections.abc import Callable
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
@@ -14,6 +13,7 @@ from tqdm.auto import tqdm
 from sgdvi_lite import _checks
 from sgdvi_lite.gradients import Loss
 from sgdvi_lite.sgd import conditions
+from sgdvi_lite.sgd.conditions import Array
 from sgdvi_lite.sgd.sampling import Real, Whole, batches, check, number
 
 Schedule = Callable[[int], float]
@@ -34,7 +34,7 @@ class SGD:
     lr
         Learning rate, or a function of the epoch (counted from 0) that gives it.
     batch_size
-        Examples in a batch.
+        Array in a batch.
     momentum, nesterov, weight_decay
         As in :class:`torch.optim.SGD`.
     sampling
@@ -47,17 +47,24 @@ class SGD:
     Raises
     ------
     ValueError
-        If lengths differ, ``batch_size`` exceeds ``N``, the sampling is unknown or ``lr <= 0``.
+        If lengths or devices differ, ``batch_size`` exceeds ``N``, the sampling is unknown or ``lr <= 0``.
     FloatingPointError
-        From :meth:`epoch`, if the loss becomes NaN or infinite: the step is named.
+        From :meth:`epoch`, after it, if the loss became NaN or infinite: the step is named. Losses are looked at once
+        an epoch, so that no step waits for the device.
+
+    Notes
+    -----
+    cuDNN is told to choose deterministic algorithms, and of the global random states only those of the CPU and of the
+    network's device are used, and put back. With other operations of a GPU that add in any order a run goes on bit for
+    bit only after :func:`torch.use_deterministic_algorithms`.
     """
 
     def __init__(
         self,
         model: nn.Module,
         loss: Loss,
-        x: Tensor | np.ndarray,
-        y: Tensor | np.ndarray,
+        x: Array,
+        y: Array,
         *,
         lr: Real | Schedule,
         batch_size: Whole,
@@ -126,16 +133,7 @@ class SGD:
         self.model.eval()
 
 
-def run(
-    model: nn.Module,
-    loss: Loss,
-    x: Tensor | np.ndarray,
-    y: Tensor | np.ndarray,
-    *,
-    epochs: Whole,
-    progress: bool = True,
-    **options,
-) -> list:
+def run(model: nn.Module, loss: Loss, x: Array, y: Array, *, epochs: Whole, progress: bool = True, **options) -> list:
     """Train a network in place and return the mean training loss of each epoch.
 
     Parameters

@@ -1,6 +1,7 @@
 """Which engine makes the steps: by hand where that is possible and found to be right, else autograd."""
 
 from dataclasses import replace
+from itertools import chain
 
 import numpy as np
 import torch
@@ -23,20 +24,21 @@ def choose(model: nn.Module, loss: Loss, x: Tensor, y: Tensor, settings: Setting
     """The engine for a run: by hand only what agrees with autograd on real steps. The network stays as it is."""
     if settings.engine != "auto" or not applies(model, loss, x, y, settings.batch_size):
         return Autograd
-    n = TRIAL * settings.batch_size
-    rows = torch.linspace(0, len(x) - 1, n).long()
-    rates = {"lr": min(settings.lr, TRIAL_LR), "n_steps": TRIAL, "every": 1}
-    trial = model, loss, x[rows], y[rows], replace(settings, **rates)
-    expected = _steps(Autograd, *trial)
+    rows = torch.linspace(0, len(x) - 1, TRIAL * settings.batch_size).long()
+    short = replace(settings, lr=min(settings.lr, TRIAL_LR), n_steps=TRIAL, every=1)
+    expected = _steps(Autograd, model, loss, x[rows], y[rows], short)
     try:
-        found = _steps(FullyConnected, *trial)
+        found = _steps(FullyConnected, model, loss, x[rows], y[rows], short)
     except Exception:  # a network that only looks like one that can be done by hand
         return Autograd
-    return FullyConnected if _agree([p.numel() for p in model.parameters()], expected, found) else Autograd
+    tolerance, largest = ROUNDING * torch.finfo(x.dtype).eps ** 0.5, max(v.abs().max() for v in expected[0])
+    pairs = zip(chain(*expected), chain(*found), strict=True)
+    agree = (((a - b).abs() <= tolerance * a.abs().max().clamp(min=SMALL * largest)).all() for a, b in pairs)
+    return FullyConnected if 0 < largest < torch.inf and all(agree) else Autograd
 
 
-def _steps(kind: type, model: nn.Module, loss: Loss, x: Tensor, y: Tensor, settings: Settings) -> dict:
-    """The state after the steps of the trial, their log, and the way that the weights have gone."""
+def _steps(kind: type, model: nn.Module, loss: Loss, x: Tensor, y: Tensor, settings: Settings) -> tuple:
+    """What the steps of a trial leave: each parameter's velocity; losses and v.v, the way of the weights, buffers."""
     kept, start = Kept(model), nets.flat_parameters(model)
     engine = kind(model, loss, x, y, settings)
     try:
@@ -45,29 +47,9 @@ def _steps(kind: type, model: nn.Module, loss: Loss, x: Tensor, y: Tensor, setti
             for k in range(TRIAL):
                 engine.step(k)
             log = torch.from_numpy(engine.log(TRIAL))
-        return engine.state() | {"log": log, "way": engine.weights - start}
+        sizes, state = [p.numel() for p in model.parameters()], engine.state()
+        others = [log[:, 0], log[:, 2], state["weights"] - start, *state["buffers"].values()]
+        return state["velocity"].split(sizes), others
     finally:
         engine.finish()
         kept.restore()
-
-
-def _agree(sizes: list[int], expected: dict, found: dict) -> bool:
-    """Whether velocity, weights, log and buffers are the same to rounding, and there was something to compare."""
-    v, way, log = (expected[name] for name in ("velocity", "way", "log"))
-    tolerance, largest = ROUNDING * torch.finfo(v.dtype).eps ** 0.5, v.abs().max()
-    if not (0 < largest < torch.inf and log.isfinite().all()):
-        return False
-
-    def close(a: Tensor, b: Tensor, scale: Tensor) -> bool:
-        return bool(((a - b).abs() <= tolerance * scale).all())
-
-    parts = zip(v.split(sizes), found["velocity"].split(sizes), strict=True)
-    loss, _, square, _ = log.abs().amax(dim=0)
-    product = square.sqrt() * (square.sqrt() + expected["weights"].norm())
-    buffers = zip(expected["buffers"].values(), found["buffers"].values(), strict=True)
-    return (
-        all(close(a, b, a.abs().max().clamp(min=SMALL * largest)) for a, b in parts)
-        and close(way, found["way"], way.abs().max() + torch.finfo(v.dtype).eps * expected["weights"].abs().max())
-        and close(log, found["log"], torch.stack([loss, product, square, product]))
-        and all(close(a, b, a.abs().max()) for a, b in buffers)
-    )
