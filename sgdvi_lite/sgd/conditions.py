@@ -14,7 +14,7 @@ Array = Tensor | np.ndarray
 
 def examples(model: nn.Module, x: Array, y: Array, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """The examples as tensors; an error unless they lie where the network is, and the generator draws on the CPU."""
-    x, y = torch.as_tensor(x), torch.as_tensor(y)
+    x, y = (value if isinstance(value, Tensor) else torch.as_tensor(value) for value in (x, y))
     _checks.same_length("x", x, "y", y)
     _checks.require(nets.count_parameters(model), "model has no trainable weights: expected at least one")
     home = next(p for p in model.parameters() if p.requires_grad).device

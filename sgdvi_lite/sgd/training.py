@@ -34,7 +34,7 @@ class SGD:
     lr
         Learning rate, or a function of the epoch (counted from 0) that gives it.
     batch_size
-        Array in a batch.
+        Examples in a batch.
     momentum, nesterov, weight_decay
         As in :class:`torch.optim.SGD`.
     sampling
@@ -112,7 +112,7 @@ class SGD:
         value = self.loss(self.model(x), self.y[index])
         value.backward()
         self.optimizer.step()
-        return value.detach()
+        return value.detach().reshape(())
 
     def state_dict(self) -> dict:
         """All that a resumed run needs: copies of weights, momentum and random state, and the epochs done."""
