@@ -4,15 +4,18 @@ A header in JSON tells what is computed; a lock says who does it; each named sta
 States of a long computation are written now and then, so that the same call goes on from there.
 """
 
+import errno
+import hashlib
 import json
-import math
 import time
 import warnings
+import zipfile
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
-from itertools import repeat
 from pathlib import Path
 
+import numpy as np
 import torch
 from filelock import FileLock, Timeout
 
@@ -22,8 +25,10 @@ State = dict[str, object]
 FORMAT = 1  # of headers and states; a header without one, as recordings had at first, is of format 1
 # The file that is locked. It stays for ever: of a file that is replaced, two processes can lock one each.
 LOCK = ".lock"
+READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 # The stopwatch's seconds in a state; one written before there was a stopwatch has none and counts as 0.
 SPENT = "spent"
+SEAL = "header_sha256"
 SECONDS = 60  # between two checkpoints lie at least so many seconds
 SHARE = 20  # between two checkpoints lies at least so many times what writing the last one took
 
@@ -38,7 +43,9 @@ class Kind:
     stranger: str = "something else"  # what a folder holds that has files, but no header
     headerless: tuple[str, ...] = ()  # patterns of files that such folders held before they had a header
     again: bool = True  # whether a process may take the folder twice, as a notebook does in which a cell is run again
-    tolerance: float = 0.0  # relative difference of floats that makes no other identity; a thousandth of it, absolute
+    # Lists of floats are measured: they may differ so much, relatively, and by a thousandth of it of the largest
+    tolerance: float = 0.0
+    elsewhere: str = "choose another folder, or remove this one"  # the remedy where a folder holds another
 
 
 class Folder:
@@ -67,24 +74,38 @@ class Folder:
         self.path, self.kind = Path(path), kind
         identity = json.loads(json.dumps(identity))
         self._find(identity)  # a folder of something else is refused before so much as a lock is written there
-        self.path.mkdir(parents=True, exist_ok=True)
+        self._made = not self.path.exists()
         self._lock = FileLock(self.path.resolve() / LOCK, thread_local=False, is_singleton=kind.again)
+        self._take()
+        try:
+            self.header = self._find(identity)
+            if not self.header:
+                self.write_header({"format": FORMAT} | identity | (note or {}))
+            for part in self.path.glob(".*.part") if self._lock.is_locked else ():  # of a writing that was killed
+                part.unlink()
+        except BaseException:
+            self.close()
+            raise
+        self.stopwatch = Stopwatch(seconds_in(self.path))
+
+    def _take(self) -> None:
+        self.path.mkdir(parents=True, exist_ok=True)
         try:
             self._lock.acquire(blocking=False)
+            if not (self.path / LOCK).exists():
+                raise Timeout(LOCK)  # the other one has just removed it, with all that it had begun
         except Timeout as error:
-            fault = f"folder = {str(self.path)!r}: another process {kind.doing} there; wait for its end"
+            fault = f"folder = {str(self.path)!r}: another process {self.kind.doing} there; wait for its end"
             raise BlockingIOError(fault) from error
-        except PermissionError:  # states that can only be read need no lock; a recording's arrays are written in place
-            if not (kind.again and (self.path / kind.header).is_file()):
+        except OSError as error:  # states that can only be read need no lock; a recording's arrays are written in place
+            if error.errno not in READ_ONLY or not (self.kind.again and (self.path / self.kind.header).is_file()):
                 raise
-        self.header = self._find(identity)
-        if not self.header:
-            self.header = {"format": FORMAT} | identity | (note or {})
-            text = json.dumps(self.header, indent=1).encode()
-            write_atomically(self.path / kind.header, lambda file: file.write(text))
-        for part in self.path.glob(".*.part"):  # of a writing that was killed
-            part.unlink()
-        self.stopwatch = Stopwatch(seconds_in(self.path))
+
+    def write_header(self, header: dict) -> None:
+        """Replace the header, and the digest by which damage to it is seen."""
+        self.header = header
+        text = json.dumps(header | {SEAL: _seal(header)}, indent=1).encode()
+        write_atomically(self.path / self.kind.header, lambda file: file.write(text))
 
     def _find(self, identity: dict) -> dict | None:
         """The header if it tells this identity, ``None`` if nothing is there; all else is refused."""
@@ -108,13 +129,12 @@ class Folder:
             elif not _same(old, new, self.kind.tolerance):
                 raise ValueError(
                     f"folder = {str(self.path)!r} holds another {self.kind.noun}: {name} = {old!r} there and {new!r} "
-                    "here; choose another folder, or remove this one"
+                    f"here; {self.kind.elsewhere}"
                 )
 
     def load(self, name: str, device: torch.device | str = "cpu") -> State | None:
         """The state of that name, or ``None``."""
-        file = self.path / f"{name}.pt"
-        return _read(file, map_location=device) if file.exists() else None
+        return read_state(self.path / f"{name}.pt", device)
 
     def save(self, name: str, state: State) -> None:
         """Replace the state of that name, with the stopwatch in it; an OSError says if the disk has no room for it."""
@@ -124,6 +144,16 @@ class Folder:
             raise OSError(f"it takes {needed / 1e9:.3g} GB, and the disk has {free / 1e9:.3g} GB free")
         state = state | {SPENT: self.stopwatch.seconds}
         write_atomically(self.path / f"{name}.pt", lambda file: torch.save(state, file))
+
+    def remove(self, *names: str) -> None:
+        """Take away the header and these files, and the folder if it was made here: nothing was done in it."""
+        for name in (*names, self.kind.header):
+            (self.path / name).unlink(missing_ok=True)
+        if all(file.name == LOCK for file in self.path.iterdir()):
+            with suppress(PermissionError):  # some systems keep a file that is open
+                (self.path / LOCK).unlink()
+                if self._made:
+                    self.path.rmdir()
 
     def close(self) -> None:
         """Let others have the folder."""
@@ -193,28 +223,50 @@ def _spent(file: Path) -> float:
 
 
 def read_header(path: Path, kind: Kind) -> dict:
-    """The header in a folder, if it is of the format that is known here."""
-    header = json.loads((path / kind.header).read_text())
-    written = header.get("format", FORMAT)
+    """The header in a folder, if it is whole and of the format that is known here."""
+    file = path / kind.header
+    try:
+        header = json.loads(file.read_bytes())
+        written, seal = header.get("format", FORMAT), header.pop(SEAL, None)
+    except (ValueError, AttributeError) as error:
+        raise damaged(file, str(error)) from error
     if written != FORMAT:
         raise ValueError(
             f"folder = {str(path)!r} holds a {kind.noun} of format {written}, and format {FORMAT} is read here: go on "
             "with the version of sgdvi_lite that wrote it, or choose another folder"
         )
+    if seal not in (None, _seal(header)):
+        raise damaged(file, "it is not as it was written")
     return header
 
 
-def _read(file: Path, **options) -> State:
+def damaged(file: Path, said: str) -> ValueError:
+    """The error for a file without which the others in its folder are of no use."""
+    return ValueError(f"{str(file)!r} is damaged ({said}): restore it from a copy, or remove the folder and begin anew")
+
+
+def read_state(file: Path, device: torch.device | str = "cpu") -> State | None:
+    """The state in a file, or ``None`` if there is no such file; one with a wrong byte is refused."""
+    if not file.exists():
+        return None
     try:
-        return torch.load(file, weights_only=True, **options)
+        with zipfile.ZipFile(file) as parts:
+            if wrong := parts.testzip():
+                raise ValueError(f"the checksum of {wrong} is wrong")
+        return torch.load(file, weights_only=True, map_location=device)
     except Exception as error:
-        said = str(error).splitlines()[0]
+        said = str(error).partition("\n")[0]
         raise ValueError(f"{str(file)!r} is damaged ({said}): remove it, and this part begins anew") from error
 
 
+def _seal(header: dict) -> str:
+    """A fingerprint of a header. One that was written before there were fingerprints has none."""
+    return hashlib.sha256(json.dumps(header).encode()).hexdigest()[:16]
+
+
 def _same(old: object, new: object, tolerance: float) -> bool:
-    if isinstance(old, list) and isinstance(new, list):
-        return len(old) == len(new) and all(map(_same, old, new, repeat(tolerance)))
-    if isinstance(old, float) and isinstance(new, float):
-        return math.isclose(old, new, rel_tol=tolerance, abs_tol=tolerance / 1000)
-    return old == new
+    lists = isinstance(old, list) and isinstance(new, list) and len(old) == len(new)
+    if not lists or not all(isinstance(number, float) for number in [*old, *new]):
+        return old == new
+    largest = np.abs(old).max(initial=0.0, where=np.isfinite(old))
+    return np.allclose(new, old, rtol=tolerance, atol=tolerance / 1000 * largest, equal_nan=True)

@@ -7,22 +7,23 @@ from torch import Tensor
 
 from sgdvi_lite import _checks
 from sgdvi_lite.sde import ensemble
-from sgdvi_lite.sgd.sampling import check, replica_batches
+from sgdvi_lite.sgd.conditions import drawing
+from sgdvi_lite.sgd.sampling import Real, Whole, check, number, replica_batches
 
 
 def replicas(
     gradient: Callable[[Tensor, Tensor], Tensor],
     x0: Tensor,
-    N: int,
-    lr: float,
-    batch_size: int,
-    n_steps: int,
+    N: Whole,
+    lr: Real,
+    batch_size: Whole,
+    n_steps: Whole,
     *,
     generator: torch.Generator,
-    momentum: float = 0.0,
+    momentum: Real = 0.0,
     nesterov: bool = False,
     sampling: str = "with",
-    every: int | None = None,
+    every: Whole | None = None,
     progress: bool = False,
 ) -> Tensor:
     """Run many independent copies of constant-step SGD, ``x - lr * gradient``, on a finite sum of ``N`` losses.
@@ -75,12 +76,14 @@ def replicas(
     >>> abs(x.var().item() - 0.1 / (2 - 0.1)) < 0.002  # exact for this step length
     True
     """
+    N, lr, batch_size, n_steps, momentum, every = map(number, (N, lr, batch_size, n_steps, momentum, every))
     _checks.ensemble(x0, n_steps, every)
     _checks.positive("lr", lr)
     check(N, batch_size, sampling)
     shape = tuple(gradient(x0, torch.zeros(len(x0), batch_size, dtype=torch.long, device=x0.device)).shape)
     _checks.shape("gradient", shape, shape == x0.shape, f"{tuple(x0.shape)}, one row for each replica", verb="gave")
     _checks.momentum(momentum, nesterov)
+    drawing(generator)
     indices = replica_batches(len(x0), N, batch_size, sampling, generator)
     v = torch.zeros_like(x0) if momentum else None
 

@@ -1,21 +1,28 @@
 """Long runs of constant-step SGD with snapshots of the weights on disk; killed at any point, they go on bit for bit."""
 
 import platform
-from dataclasses import asdict, dataclass
+import warnings
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
-from torch import Tensor, nn
+from torch import nn
 
-from sgdvi_lite import _checks, nets
-from sgdvi_lite._storage.files import digest
-from sgdvi_lite._storage.folder import read_header
+from sgdvi_lite import _checks
+from sgdvi_lite._storage.folder import read_header, read_state
 from sgdvi_lite.gradients import Loss
-from sgdvi_lite.sgd.engines.autograd import Autograd
-from sgdvi_lite.sgd.engines.fully_connected import FullyConnected, applies
-from sgdvi_lite.sgd.loop import RUN, Run, Settings, Store
+from sgdvi_lite.sgd import conditions
+from sgdvi_lite.sgd.conditions import Array
+from sgdvi_lite.sgd.contract import Engine, Settings, is_at, load_network
+from sgdvi_lite.sgd.engines.choice import choose
+from sgdvi_lite.sgd.identity import identify
+from sgdvi_lite.sgd.loop import Run, divergence
+from sgdvi_lite.sgd.sampling import Real, Whole, number
+from sgdvi_lite.sgd.store import RUN, Store, arrays, read_checkpoint, run_of
 
 DTYPES = {torch.float32: np.dtype(np.float32), torch.float64: np.dtype(np.float64)}
 
@@ -51,47 +58,56 @@ class Recording:
         return self.log[:, 0]
 
     def balance(self) -> tuple[np.ndarray, np.ndarray]:
-        """Both sides of Yaida's relation, ``(n,)`` each, for :func:`sgdvi_lite.series.stationarity`."""
+        """Both sides of Yaida's relation, ``(n,)`` each, for :func:`sgdvi_lite.series.stationarity`.
+
+        They are infinite where a run that diverged left numbers whose products exceed the range of floats.
+        """
         lr, momentum = self.run["lr"], self.run["momentum"]
-        left = self.log[:, 1] + (lr * momentum * self.log[:, 3] if self.run["nesterov"] else 0.0)
-        return left, lr * (1 + momentum) / 2 * self.log[:, 2]
+        with np.errstate(over="ignore", invalid="ignore"):
+            left = self.log[:, 1] + (lr * momentum * self.log[:, 3] if self.run["nesterov"] else 0.0)
+            return left, lr * (1 + momentum) / 2 * self.log[:, 2]
 
 
 def open_recording(folder: str | Path) -> Recording:
     """Read what a run has recorded up to its last checkpoint; it may still be running, or have been killed.
 
+    All that is read is compared with the checksums that were written with it. The network's device is not needed.
+
     Raises
     ------
     FileNotFoundError
         If there is no recorded run, or none with a checkpoint yet.
+    ValueError
+        If a file is damaged; it is named.
     """
-    folder = Path(folder)
+    return _read(Path(folder), compare=True)
+
+
+def _read(folder: Path, compare: bool) -> Recording:
     if not (folder / RUN.header).is_file():
         raise FileNotFoundError(f"folder = {str(folder)!r}: no recorded run is there; sgd.record makes one")
-    run = read_header(folder, RUN)["run"]
-    if not (folder / "state.pt").is_file():
+    run, state = run_of(folder, read_header(folder, RUN)), read_checkpoint(folder)
+    if state is None:
         raise FileNotFoundError(f"folder = {str(folder)!r}: the run there has no checkpoint yet; let it go on")
-    state = torch.load(folder / "state.pt", weights_only=True)
-    rows = 1 + state["recorded"]
-    weights, log = (np.load(folder / f"{name}.npy", mmap_mode="r")[:rows] for name in ("weights", "log"))
+    weights, log = arrays(folder, run, state, compare).values()
     return Recording(folder, run, run["engine"], state["recorded"] * run["every"], state["diverged"], weights, log[1:])
 
 
 def record(
     model: nn.Module,
     loss: Loss,
-    x: Tensor,
-    y: Tensor,
+    x: Array,
+    y: Array,
     folder: str | Path,
     *,
-    n_steps: int,
-    every: int,
-    lr: float,
-    batch_size: int,
+    n_steps: Whole,
+    every: Whole,
+    lr: Real,
+    batch_size: Whole,
     generator: torch.Generator,
-    momentum: float = 0.0,
-    nesterov: bool = False,
-    weight_decay: float = 0.0,
+    momentum: Real = 0.0,
+    nesterov: bool | np.bool_ = False,
+    weight_decay: Real = 0.0,
     sampling: str = "reshuffled",
     engine: str = "auto",
     checkpoint_seconds: float = 30.0,
@@ -102,16 +118,19 @@ def record(
     Parameters
     ----------
     model
-        The network, float32 or float64; at the end it has the last weights and is in evaluation mode.
+        The network, float32 or float64; at the end it has the last weights and is in evaluation mode. A call that
+        fails or is stopped leaves it, and the generator, as they were.
     loss
-        Maps the outputs and targets of a batch to its mean loss.
+        Maps the outputs and targets of a batch to its mean loss. It is tried on a few batches before the first step:
+        a run is known by what network and loss compute there, not by their names.
     x, y
-        The training examples, ``N`` of each, on the network's device.
+        The training examples, ``N`` of each, on the network's device; NumPy's arrays for one on the CPU.
     folder
         Where the recording goes; made if missing. It takes ``(1 + n_steps / every) d`` numbers, which are reserved
-        before the first step.
+        before the first step. A call that fails before its first checkpoint leaves nothing there.
     n_steps, every
         Steps, and steps from one snapshot to the next; ``every`` divides ``n_steps``. An epoch has ``N // batch_size``.
+        With more steps than before a run is made longer: to the last bit the one that had so many from the beginning.
     lr, momentum, nesterov, weight_decay
         As in :class:`torch.optim.SGD`, constant.
     batch_size, sampling
@@ -120,8 +139,8 @@ def record(
         CPU generator of the batches and of dropout. Epochs draw as those of :class:`SGD`.
     engine
         ``auto``: for [Flatten], (Linear, [BatchNorm1d], ReLU)*, Linear with cross entropy on the CPU, forward and
-        backward passes by hand; ``autograd`` for all else, or always if asked. ``Recording.engine`` and the
-        progress bar say which.
+        backward passes by hand, if two steps agree with autograd's; ``autograd`` for all else, or always if asked.
+        ``Recording.engine`` and the progress bar say which.
     checkpoint_seconds
         Time between checkpoints; at most that much is done again after a kill.
     progress
@@ -130,8 +149,8 @@ def record(
     Raises
     ------
     ValueError
-        Before any work, if an argument is out of its range, or the folder holds another run or other files; these
-        are never changed.
+        Before any work, if an argument is out of its range, model, ``x`` and ``y`` lie on different devices, or the
+        folder holds another run, damaged or other files; these are never changed.
     OSError
         Before any work, if the disk has no room for the recording.
     BlockingIOError
@@ -142,8 +161,14 @@ def record(
 
     Notes
     -----
+    A finished run is returned without a step, also from a disk that can only be read. So the same cell of a notebook
+    can be run twice: a network or a generator that is where the run has left it goes back to its start first, and a
+    warning says so.
+
     Equality to the last bit needs the same machine, versions and number of threads; the last is restored. Steps by hand
-    run on one thread. Chapter 10 uses the recordings.
+    run on one thread. On a GPU cuDNN is told to choose deterministic algorithms; for other operations that add in any
+    order, such as ``index_add``, call :func:`torch.use_deterministic_algorithms`. A GPU does not pay for networks as
+    small as tiny-fc: a step there is many small operations. Chapter 10 uses the recordings.
 
     Examples
     --------
@@ -157,40 +182,87 @@ def record(
     ...     made.weights.shape, made.engine, bool(made.loss[-1] < made.loss[0])
     ((31, 1546), 'fully connected, by hand', True)
     """
-    _checks.same_length("x", x, "y", y)
-    rates = {"lr": lr, "momentum": momentum, "nesterov": nesterov, "weight_decay": weight_decay}
-    order = {"N": len(x), "batch_size": batch_size, "sampling": sampling}
-    settings = Settings(n_steps=n_steps, every=every, engine=engine, **rates, **order)
+    x, y = conditions.examples(model, x, y, generator)
+    asked = {"lr": lr, "momentum": momentum, "nesterov": nesterov, "weight_decay": weight_decay}
+    asked |= {"n_steps": n_steps, "every": every, "batch_size": batch_size, "sampling": sampling, "engine": engine}
+    settings = Settings(N=len(x), **{name: number(value) for name, value in asked.items()})
+    dtype = _dtype(model)
+    kept = conditions.Kept(model, generator)
+    try:
+        with conditions.repeatable(x.device):
+            _rewind(Path(folder), model, generator)
+            kind = choose(model.train(), loss, x, y, settings)
+            identity = identify(model, loss, (x, y), generator, settings=settings, engine=kind.name)
+            with closing(Store(folder, identity, _made(), dtype, _bytes(model))) as store:
+                if store.ended:
+                    _deliver(store, settings, model, generator)
+                else:
+                    with _at_work(kind(model, loss, x, y, settings), store.header["made"]["threads"]) as steps:
+                        Run(steps, store, settings, generator, checkpoint_seconds).go(progress)
+    except BaseException:
+        kept.restore()
+        raise
+    model.eval()
+    return _read(Path(folder), compare=store.ended)  # what was written just now is not read again
+
+
+def _dtype(model: nn.Module) -> np.dtype:
+    """That of all weights, which must not share memory: a step would move what they share twice, or tear it apart."""
     dtypes = {p.dtype for p in model.parameters()}
     if len(dtypes) != 1 or not dtypes <= set(DTYPES):
         raise ValueError(f"model has weights of {dtypes}: expected one of torch.float32, torch.float64 for all of them")
-    model.train()
-    kind = FullyConnected if engine == "auto" and applies(model, loss, x, y, batch_size) else Autograd
-    run = asdict(settings) | {"engine": kind.name} | _fingerprint(model, loss, x, y, generator)
+    places = [p.data_ptr() for p in model.parameters() if p.data_ptr()]
+    shared = len(places) - len(set(places))
+    _checks.require(not shared, f"model has {shared} weights in the memory of others: tie them as one Parameter")
+    return DTYPES[dtypes.pop()]
+
+
+def _bytes(model: nn.Module) -> int:
+    """What weights and buffers take."""
+    return sum(t.nbytes for t in (*model.parameters(), *model.buffers()))
+
+
+def _made() -> dict:
     versions = {"python": platform.python_version(), "torch": str(torch.__version__), "numpy": np.__version__}
-    threads = torch.get_num_threads()
-    store = Store(folder, run, {"threads": threads, "versions": versions}, DTYPES[dtypes.pop()])
-    steps = kind(model, loss, x, y, settings)
+    return {"threads": torch.get_num_threads(), "versions": versions}
+
+
+@contextmanager
+def _at_work(steps: Engine, threads: int) -> Iterator[Engine]:
+    """While an engine has the network: the threads with which the run began, and no warnings, as the log tells all."""
+    before = torch.get_num_threads()
     try:
-        torch.set_num_threads(store.header["made"]["threads"])  # those with which the run began
-        with torch.random.fork_rng(), np.errstate(all="ignore"), threadpool_limits(kind.blas_threads, "blas"):
-            Run(steps, store, settings, generator, checkpoint_seconds).go(progress)
-    finally:
         torch.set_num_threads(threads)
+        with np.errstate(all="ignore"), threadpool_limits(steps.blas_threads, "blas"):
+            yield steps
+    finally:
+        torch.set_num_threads(before)
         steps.finish()
-        store.close()
-        model.eval()
-    return open_recording(folder)
 
 
-def _fingerprint(model: nn.Module, loss: Loss, x: Tensor, y: Tensor, generator: torch.Generator) -> dict:
-    """What else decides the numbers of a run: where it starts, on which data, with which random numbers."""
-    return {
-        "d": nets.count_parameters(model),
-        "device": x.device.type,
-        "network": str(model),
-        "loss": getattr(loss, "__qualname__", type(loss).__qualname__),
-        "start_sha256": digest(*model.state_dict().values()),
-        "data_sha256": digest(x, y),
-        "generator_sha256": digest(generator.get_state()),
-    }
+def _rewind(folder: Path, model: nn.Module, generator: torch.Generator) -> None:
+    """Take network and generator back to the start, if the run in the folder has left them at its end."""
+    known = (folder / RUN.header).is_file()  # else its files are a stranger's
+    end, start = (read_checkpoint(folder), read_state(folder / "start.pt")) if known else (None, None)
+    if not (end and start):
+        return
+    moved = is_at(model, end["engine"]), torch.equal(generator.get_state(), end["generator"])
+    if moved[0]:
+        load_network(model, start["engine"])
+    if moved[1]:
+        generator.set_state(start["drawn_from"])
+    if any(moved):
+        warnings.warn(
+            f"folder = {str(folder)!r}: model or generator is where the run there has left it; the call is taken to "
+            "be the same again, and gives that run, made longer if n_steps is. For another run choose another folder",
+            stacklevel=3,
+        )
+
+
+def _deliver(store: Store, settings: Settings, model: nn.Module, generator: torch.Generator) -> None:
+    """Leave network and generator as the run did, or raise as it did."""
+    state = store.state
+    if state["diverged"]:
+        raise divergence(store.path, settings, state["diverged"], state["recorded"])
+    load_network(model, state["engine"])
+    generator.set_state(state["generator"])

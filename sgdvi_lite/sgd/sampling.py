@@ -2,15 +2,23 @@
 
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from sgdvi_lite import _checks
 
 SAMPLINGS = ("with", "without", "reshuffled")
+Whole = int | np.integer
+Real = float | np.floating
 
 
-def batches(N: int, b: int, sampling: str, generator: torch.Generator) -> Iterator[Tensor]:
+def number(value: object) -> object:
+    """A number of NumPy or PyTorch as one of Python; all else as it is."""
+    return value.item() if hasattr(value, "item") else value
+
+
+def batches(N: Whole, b: Whole, sampling: str, generator: torch.Generator) -> Iterator[Tensor]:
     """Indices of the ``N // b`` mini-batches of one epoch.
 
     Parameters
@@ -37,14 +45,14 @@ def batches(N: int, b: int, sampling: str, generator: torch.Generator) -> Iterat
     [0, 1, 2, 3, 4, 5]
     """
     check(N, b, sampling)
-    return _draw(N, b, sampling, generator)
+    return _draw(int(N), int(b), sampling, generator)
 
 
-def check(N: int, b: int, sampling: str) -> None:
+def check(N: Whole, b: Whole, sampling: str) -> None:
     """Raise what :func:`batches` raises, without drawing."""
     _checks.one_of("sampling", sampling, SAMPLINGS)
     _checks.count("N", N)
-    _checks.count("b", b, high=N, remedy="an epoch has N // b batches")
+    _checks.count("b", b, high=int(N), remedy="an epoch has N // b batches")
 
 
 def _draw(N: int, b: int, sampling: str, generator: torch.Generator) -> Iterator[Tensor]:

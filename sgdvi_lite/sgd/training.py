@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import math
 from collections.abc import Callable
 
 import torch
@@ -10,7 +12,9 @@ from tqdm.auto import tqdm
 
 from sgdvi_lite import _checks
 from sgdvi_lite.gradients import Loss
-from sgdvi_lite.sgd.sampling import batches, check
+from sgdvi_lite.sgd import conditions
+from sgdvi_lite.sgd.conditions import Array
+from sgdvi_lite.sgd.sampling import Real, Whole, batches, check, number
 
 Schedule = Callable[[int], float]
 Transform = Callable[[Tensor, torch.Generator], Tensor]
@@ -43,34 +47,41 @@ class SGD:
     Raises
     ------
     ValueError
-        If lengths differ, ``batch_size`` exceeds ``N``, the sampling is unknown or ``lr <= 0``.
+        If lengths or devices differ, ``batch_size`` exceeds ``N``, the sampling is unknown or ``lr <= 0``.
     FloatingPointError
-        From :meth:`epoch`, if the loss becomes NaN or infinite: the step is named.
+        From :meth:`epoch`, after it, if the loss became NaN or infinite: the step is named. Losses are looked at once
+        an epoch, so that no step waits for the device.
+
+    Notes
+    -----
+    cuDNN is told to choose deterministic algorithms, and of the global random states only those of the CPU and of the
+    network's device are used, and put back. With other operations of a GPU that add in any order a run goes on bit for
+    bit only after :func:`torch.use_deterministic_algorithms`.
     """
 
     def __init__(
         self,
         model: nn.Module,
         loss: Loss,
-        x: Tensor,
-        y: Tensor,
+        x: Array,
+        y: Array,
         *,
-        lr: float | Schedule,
-        batch_size: int,
+        lr: Real | Schedule,
+        batch_size: Whole,
         generator: torch.Generator,
-        momentum: float = 0.0,
+        momentum: Real = 0.0,
         nesterov: bool = False,
-        weight_decay: float = 0.0,
+        weight_decay: Real = 0.0,
         sampling: str = "reshuffled",
         transform: Transform | None = None,
     ):
-        _checks.same_length("x", x, "y", y)
+        x, y = conditions.examples(model, x, y, generator)
         check(len(x), batch_size, sampling)
-        self.schedule = lr if callable(lr) else (lambda epoch: lr)
+        self.schedule = (lambda epoch: number(lr(epoch))) if callable(lr) else (lambda epoch: number(lr))
         _checks.positive("lr", self.schedule(0))
         self.model, self.loss, self.x, self.y = model, loss, x, y
-        self.batch_size, self.sampling, self.generator, self.transform = batch_size, sampling, generator, transform
-        options = {"momentum": momentum, "nesterov": nesterov, "weight_decay": weight_decay}
+        self.batch_size, self.sampling, self.generator, self.transform = int(batch_size), sampling, generator, transform
+        options = {"momentum": number(momentum), "nesterov": nesterov, "weight_decay": number(weight_decay)}
         self.optimizer = torch.optim.SGD(model.parameters(), self.schedule(0), **options)
         self.epochs_done = 0
 
@@ -82,45 +93,47 @@ class SGD:
             group["lr"] = lr
         self.model.train()
         seed = int(torch.randint(2**31, (), generator=self.generator))
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
+        with conditions.repeatable(self.x.device):
+            conditions.seed(seed, self.x.device)
             drawn = batches(len(self.x), self.batch_size, self.sampling, self.generator)
-            losses = [self._step(k, index) for k, index in enumerate(drawn)]
+            losses = torch.stack([self._step(index) for index in drawn]).tolist()  # one wait for the device
         self.model.eval()
+        for k, value in enumerate(losses):
+            if not math.isfinite(value):
+                fault = f"loss = {value} in epoch {self.epochs_done}, step {k}: training diverged; lower lr"
+                raise FloatingPointError(fault)
         self.epochs_done += 1
         return sum(losses) / len(losses)
 
-    def _step(self, k: int, index: Tensor) -> float:
+    def _step(self, index: Tensor) -> Tensor:
         index = index.to(self.x.device)
         self.optimizer.zero_grad()
         x = self.x[index] if self.transform is None else self.transform(self.x[index], self.generator)
         value = self.loss(self.model(x), self.y[index])
-        if not torch.isfinite(value):
-            fault = f"loss = {value.item()} in epoch {self.epochs_done}, step {k}: training diverged; lower lr"
-            raise FloatingPointError(fault)
         value.backward()
         self.optimizer.step()
-        return value.item()
+        return value.detach().reshape(())
 
     def state_dict(self) -> dict:
-        """All that a resumed run needs: weights, momentum, random state, epochs done."""
-        return {
+        """All that a resumed run needs: copies of weights, momentum and random state, and the epochs done."""
+        state = {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "generator": self.generator.get_state(),
             "epochs_done": self.epochs_done,
         }
+        return copy.deepcopy(state)
 
     def load_state_dict(self, state: dict) -> None:
         """Continue where :meth:`state_dict` was taken; the run goes on bit for bit as if never stopped."""
         self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))  # which would keep its tensors
         self.generator.set_state(state["generator"])
         self.epochs_done = state["epochs_done"]
         self.model.eval()
 
 
-def run(model: nn.Module, loss: Loss, x: Tensor, y: Tensor, *, epochs: int, progress: bool = True, **options) -> list:
+def run(model: nn.Module, loss: Loss, x: Array, y: Array, *, epochs: Whole, progress: bool = True, **options) -> list:
     """Train a network in place and return the mean training loss of each epoch.
 
     Parameters

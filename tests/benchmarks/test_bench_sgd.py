@@ -14,8 +14,8 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
 from sgdvi_lite import nets, sgd
+from sgdvi_lite.sgd.contract import Settings
 from sgdvi_lite.sgd.engines.fully_connected import FullyConnected
-from sgdvi_lite.sgd.loop import Settings
 from sgdvi_lite.sgd.sampling import epoch
 
 N, BATCH, EPOCHS = 30_000, 128, 20

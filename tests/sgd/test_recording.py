@@ -20,8 +20,9 @@ from torch import nn
 from torch.nn.functional import cross_entropy, mse_loss
 
 from sgdvi_lite import nets, sgd
+from sgdvi_lite.sgd.contract import Engine, Settings
 from sgdvi_lite.sgd.engines.fully_connected import applies, blocks
-from sgdvi_lite.sgd.loop import Engine, Settings, first_failure, last_finite
+from sgdvi_lite.sgd.loop import first_failure, last_finite
 
 HERE = Path(__file__).parents[1]
 FILES = ("weights.npy", "log.npy", "run.json")
@@ -193,7 +194,7 @@ def test_the_global_random_state_and_the_threads_stay(tmp_path):
     ("change", "field"),
     [
         ({"lr": 0.06}, "lr = 0.05 there and 0.06 here"),
-        ({"n_steps": 800}, "n_steps = 400 there"),
+        ({"n_steps": 200}, "n_steps = 400 there and 200 here"),
         ({"generator": generator(8)}, "generator_sha256"),
         ({"engine": "autograd"}, "engine = 'fully connected, by hand' there and 'autograd' here"),
         ({"dtype": torch.float64}, "start_sha256"),
@@ -202,7 +203,7 @@ def test_the_global_random_state_and_the_threads_stay(tmp_path):
 def test_a_folder_of_another_run_is_refused_and_left_as_it_is(tmp_path, change, field):
     recorded.start(tmp_path)
     before = contents(tmp_path)
-    with pytest.raises(ValueError, match=f"holds another run: {field}.*choose another folder, or remove this one"):
+    with pytest.raises(ValueError, match=f"holds another run: {field}.*choose another folder, or call it as then"):
         recorded.start(tmp_path, **change)
     assert contents(tmp_path) == before
 
@@ -246,19 +247,22 @@ def test_two_calls_never_record_into_one_folder(tmp_path, monkeypatch):
 def test_a_disk_too_small_is_foreseen(tmp_path, monkeypatch):
     Usage = namedtuple("Usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(10**6, 10**6 - 10**5, 10**5))
-    with pytest.raises(OSError, match=r"takes 0.000575 GB and the disk has 0.0001 GB free; raise every, lower n_steps"):
+    with pytest.raises(OSError, match=r"takes 0.000679 GB and the disk has 0.0001 GB free; raise every, lower n_steps"):
         recorded.start(tmp_path / "new" / "run")
     assert not (tmp_path / "new").exists()
 
 
 def test_the_room_on_the_disk_is_taken_before_the_first_step(tmp_path, monkeypatch):
-    monkeypatch.setattr("sgdvi_lite.sgd.loop.Run._chunk", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
+    def chunk(*arguments):
+        found = (tmp_path / "weights.npy").stat()
+        assert found.st_size == 128 + 101 * 1221 * 4 and found.st_blocks * 512 >= found.st_size
+        with pytest.raises(FileNotFoundError, match="no checkpoint yet"):
+            sgd.open_recording(tmp_path)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sgdvi_lite.sgd.loop.Run._chunk", chunk)
     with pytest.raises(KeyboardInterrupt):
         recorded.start(tmp_path)
-    found = (tmp_path / "weights.npy").stat()
-    assert found.st_size == 128 + 101 * 1221 * 4 and found.st_blocks * 512 >= found.st_size
-    with pytest.raises(FileNotFoundError, match="no checkpoint yet"):
-        sgd.open_recording(tmp_path)
 
 
 @pytest.mark.parametrize(("engine", "lr"), [("auto", 1e20), ("autograd", 1e20), ("auto", 3e38)])
@@ -379,7 +383,7 @@ def test_another_engine_that_keeps_the_contract_makes_the_same_recording(tmp_pat
     rates = {"momentum": 0.0, "nesterov": False, "weight_decay": 0.0}
     options = {"dtype": torch.float64, "n_steps": 40, "every": 4, "engine": "autograd", **rates}
     _, _, ours = recorded.start(tmp_path / "ours", **options)
-    monkeypatch.setattr("sgdvi_lite.sgd.recording.Autograd", ByTheOptimiser)
+    monkeypatch.setattr("sgdvi_lite.sgd.engines.choice.Autograd", ByTheOptimiser)
     _, _, twin = recorded.start(tmp_path / "twin", **options)
     assert twin.engine == "by the optimiser"
     assert np.abs(twin.weights - ours.weights).max() < 1e-13 and np.abs(twin.log - ours.log).max() < 1e-12

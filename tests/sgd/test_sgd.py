@@ -6,6 +6,7 @@ import torch
 from problems import CLASSES, SHAPES, examples, generator
 from references import least_squares_moments
 from torch.nn.functional import cross_entropy, mse_loss
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from sgdvi_lite import nets, series, sgd
 from sgdvi_lite.sgd.sampling import replica_batches
@@ -86,6 +87,97 @@ def test_a_stopped_run_goes_on_bit_for_bit(tmp_path):
     second.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
     assert [second.epoch() for _ in range(2)] == losses[2:]
     assert torch.equal(nets.flat_parameters(second.model), nets.flat_parameters(whole.model))
+
+
+def test_a_state_is_a_copy_and_stays_one_when_it_is_loaded():
+    trainer = lenet_trainer()
+    trainer.epoch()
+    state = trainer.state_dict()
+    there, loss = nets.flat_parameters(trainer.model), trainer.epoch()
+    for _ in range(2):  # a second time, too: loading lends nothing out
+        trainer.load_state_dict(state)
+        assert torch.equal(nets.flat_parameters(trainer.model), there)
+        assert trainer.epoch() == loss
+
+
+class Reads(TorchDispatchMode):
+    """Counts how often the CPU waits for a number."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += function is torch.ops.aten._local_scalar_dense.default
+        return function(*args, **(kwargs or {}))
+
+
+def test_an_epoch_waits_for_the_device_as_often_however_many_steps_it_has():
+    def reads(batch_size):
+        model, loss, x, y, options = small_run(batch_size=batch_size)
+        trainer = sgd.SGD(model, loss, x, y, **options)
+        with Reads() as mode:
+            trainer.epoch()
+        return mode.count
+
+    assert reads(1) == reads(12) <= 1
+
+
+def test_only_the_device_that_trains_lends_its_random_state(monkeypatch):
+    """Whichever devices there are; and cuDNN chooses what gives the same twice."""
+    forked, fork = [], torch.random.fork_rng
+    monkeypatch.setattr(torch.random, "fork_rng", lambda *devices, **o: forked.append(devices) or fork(*devices, **o))
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
+    seen, model, loss, (x, y, options) = [], *small_run()[:2], small_run()[2:]
+
+    def watching(out, y):
+        seen.append((torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark))
+        return loss(out, y)
+
+    sgd.SGD(model, watching, x, y, **options).epoch()
+    assert forked == [([],)] and set(seen) == {(True, False)} and torch.backends.cudnn.benchmark
+    monkeypatch.setattr(torch, "manual_seed", None)  # it would seed all GPUs
+    sgd.SGD(model, watching, x, y, **options).epoch()
+
+
+class OnAGpu(torch.Generator):
+    device = torch.device("cuda")
+
+
+@pytest.mark.parametrize("call", ["SGD", "record"])
+def test_devices_that_differ_are_named_with_the_remedy(tmp_path, call):
+    def use(model, x, y, generator):
+        options = {"lr": 0.1, "batch_size": 4, "generator": generator}
+        if call == "SGD":
+            return sgd.SGD(model, mse_loss, x, y, **options)
+        return sgd.record(model, mse_loss, x, y, tmp_path / "run", n_steps=4, every=1, **options)
+
+    model, _, x, y, _ = small_run()
+    with pytest.raises(ValueError, match=r"y is on cpu and model on meta: expected one device; pass y.to\('meta'\)"):
+        use(model.to("meta"), x.to("meta"), y, generator())
+    model = small_run()[0]
+    with pytest.raises(ValueError, match="x is on meta and model on cpu: expected one device"):
+        use(model, x.to("meta"), y, generator())
+    with pytest.raises(ValueError, match=r"generator = .*: expected a torch.Generator\(\) on the CPU"):
+        use(model, x, y, OnAGpu())
+    with pytest.raises(ValueError, match="model has no trainable weights"):
+        use(model.requires_grad_(False), x, y, generator())
+    assert not (tmp_path / "run").exists()
+
+
+def test_numpy_is_welcome():
+    def train(numbers, arrays):
+        model, loss, x, y, options = small_run(lr=numbers(0.25), momentum=numbers(0.5), batch_size=4)
+        return sgd.run(model, loss, arrays(x), arrays(y), epochs=3, progress=False, **options)
+
+    assert train(np.float32, lambda t: t.numpy()) == train(float, lambda t: t)
+    model, loss, x, y, options = small_run(batch_size=np.int64(4), lr=lambda epoch: np.float32(0.25))
+    assert len(sgd.run(model, loss, x, y, epochs=np.int64(2), progress=False, **options)) == 2
+    assert len(list(sgd.batches(np.int64(7), np.int32(2), "reshuffled", generator()))) == 3
+    counts = {"N": np.int64(6), "lr": np.float32(0.25), "batch_size": np.int64(2), "n_steps": np.int64(4)}
+    assert (
+        sgd.replicas(pull, torch.zeros(3, 1).double(), **counts, every=np.int64(2), generator=generator()).shape[0] == 3
+    )
 
 
 def test_dropout_draws_from_the_generator_and_the_global_state_is_untouched():

@@ -1,6 +1,7 @@
 """Folders that outlive a process: one owner, one identity, states by name, a stopwatch."""
 
 import dataclasses
+import errno
 import json
 import multiprocessing
 import os
@@ -134,9 +135,21 @@ def test_floats_are_compared_exactly_unless_the_kind_is_tolerant(tmp_path):
     tolerant = Kind("header.json", "thing", "makes things", tolerance=1e-3)
     Folder(tmp_path, tolerant, {"losses": [1.0, 2.0]})
     Folder(tmp_path, tolerant, {"losses": [1.0005, 2.0]})
-    for kind, losses in ((taken.KIND, [1.0 + 1e-12, 2.0]), (tolerant, [1.002, 2.0]), (tolerant, [1.0])):
+    for kind, losses in ((taken.KIND, [1.0 + 1e-12, 2.0]), (tolerant, [1.002, 2.0]), (tolerant, [1.0]), (tolerant, [])):
         with pytest.raises(ValueError, match="another thing: losses"):
             Folder(tmp_path, kind, {"losses": losses})
+
+
+def test_of_a_tolerant_kind_lists_are_measured_and_numbers_are_not(tmp_path):
+    tolerant = Kind("header.json", "thing", "makes things", tolerance=1e-3)
+    nan, inf = float("nan"), float("inf")
+    told = {"lr": 0.1, "values": [1e-9, 2e-9, nan, inf], "names": ["a", "b"]}
+    Folder(tmp_path, tolerant, told)
+    Folder(tmp_path, tolerant, told | {"values": [1.0005e-9, 2e-9, nan, inf]})
+    others = ({"lr": 0.10001}, {"values": [1e-9, 4e-9, nan, inf]}, {"values": [1e-9, 2e-9, 1.0, inf]})
+    for other in (*others, {"values": [1e-9, 2e-9, nan, -inf]}, {"names": ["a", "c"]}):
+        with pytest.raises(ValueError, match="another thing"):
+            Folder(tmp_path, tolerant, told | other)
 
 
 def test_a_damaged_state_is_named(tmp_path):
@@ -146,6 +159,88 @@ def test_a_damaged_state_is_named(tmp_path):
     (tmp_path / "state.pt").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ValueError, match=r"state.pt' is damaged .*: remove it, and this part begins anew"):
         made.load("state")
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff", b'{"lr": 0.1}garbage'])
+def test_a_damaged_header_is_named_with_the_remedy(tmp_path, content):
+    (tmp_path / "header.json").write_bytes(content)
+    with pytest.raises(
+        ValueError, match=r"header.json' is damaged \(.*\): restore it from a copy, or remove the folder"
+    ):
+        Folder(tmp_path, taken.KIND, {})
+    assert [file.name for file in tmp_path.iterdir()] == ["header.json"]
+
+
+def test_a_header_and_a_state_with_a_flipped_bit_are_damaged(tmp_path):
+    made = Folder(tmp_path, taken.KIND, {"lr": 0.1})
+    made.save("state", {"x": torch.full((1000,), 3.0)})
+    made.close()
+    content = bytearray((tmp_path / "state.pt").read_bytes())
+    content[content.find(torch.full((9,), 3.0).numpy().tobytes()) + 2002] ^= 1
+    (tmp_path / "state.pt").write_bytes(content)
+    with pytest.raises(
+        ValueError, match=r"state.pt' is damaged \(the checksum of .* is wrong\): remove it, and this part"
+    ):
+        Folder(tmp_path, taken.KIND, {"lr": 0.1}).load("state")
+    text = (tmp_path / "header.json").read_text().replace("0.1", "0.2")
+    (tmp_path / "header.json").write_text(text)
+    with pytest.raises(ValueError, match=r"header.json' is damaged \(it is not as it was written\)"):
+        Folder(tmp_path, taken.KIND, {"lr": 0.2})
+
+
+def test_a_folder_that_is_refused_is_not_kept(tmp_path, monkeypatch):
+    """Also where the header is another's only once the lock is taken."""
+    once = dataclasses.replace(taken.KIND, again=False)
+    Folder(tmp_path, once, {"lr": 0.1}).close()
+    found, taking = Folder._find, []
+    monkeypatch.setattr(
+        Folder, "_find", lambda self, wanted: taking.append(1) or (len(taking) > 1 and found(self, wanted))
+    )
+    with pytest.raises(ValueError, match="another thing") as kept:
+        Folder(tmp_path, once, {"lr": 0.2})
+    monkeypatch.undo()
+    assert Folder(tmp_path, once, {"lr": 0.1}).header["lr"] == 0.1 and kept.tb
+
+
+def test_a_folder_that_is_removed_goes_and_one_with_other_files_stays(tmp_path):
+    made = Folder(tmp_path / "a" / "b", taken.KIND, {})
+    (tmp_path / "a" / "b" / "array.npy").write_bytes(b"")
+    made.remove("array.npy", "not there")
+    made.close()
+    assert (tmp_path / "a").exists() and not (tmp_path / "a" / "b").exists()
+    made = Folder(tmp_path / "a", taken.KIND, {})
+    (tmp_path / "a" / "note.txt").write_text("mine")
+    made.remove()
+    made.close()
+    assert not (tmp_path / "a" / "header.json").exists() and (tmp_path / "a" / "note.txt").exists()
+
+
+def test_a_lock_that_was_removed_with_its_folder_is_none(tmp_path, monkeypatch):
+    acquire = folder.FileLock.acquire
+
+    def late(lock, **options):
+        acquire(lock, **options)
+        os.unlink(lock.lock_file)  # as by the one that had it before
+
+    monkeypatch.setattr(folder.FileLock, "acquire", late)
+    with pytest.raises(BlockingIOError, match="another process makes things there"):
+        Folder(tmp_path / "a", dataclasses.replace(taken.KIND, again=False), {})
+    monkeypatch.undo()
+    Folder(tmp_path / "a", dataclasses.replace(taken.KIND, again=False), {}).close()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a umask")
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o077, 0o600), (0o002, 0o664)])
+def test_files_obey_the_umask(tmp_path, umask, mode):
+    before = os.umask(umask)
+    try:
+        path = files.write_atomically(tmp_path / "new" / "file", lambda file: file.write(b"content"))
+    finally:
+        os.umask(before)
+    assert path.stat().st_mode & 0o777 == mode and path.read_bytes() == b"content"
+    with pytest.raises(ZeroDivisionError):
+        files.write_atomically(path, lambda file: file.write(b"half") / 0)
+    assert [file.name for file in path.parent.iterdir()] == ["file"] and path.read_bytes() == b"content"
 
 
 def test_no_room_on_the_disk_leaves_the_state_before(tmp_path, monkeypatch):
@@ -175,19 +270,20 @@ def test_a_file_of_the_user_in_the_folder_is_left_alone(tmp_path, stranger):
         again.load("damaged")
 
 
-def test_a_folder_that_can_only_be_read_is_read(tmp_path, monkeypatch):
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EROFS])
+def test_a_folder_that_can_only_be_read_is_read(tmp_path, monkeypatch, code):
     made = Folder(tmp_path, taken.KIND, {})
     made.save("a", {"step": 3})
     made.close()
 
     def refused(*args, **options):
-        raise PermissionError(13, "Permission denied")
+        raise OSError(code, "cannot be written")  # a PermissionError, if its number is that
 
     monkeypatch.setattr(folder.FileLock, "acquire", refused)
     assert Folder(tmp_path, taken.KIND, {}).load("a")["step"] == 3
-    with pytest.raises(PermissionError):
+    with pytest.raises(OSError, match="cannot be written"):
         Folder(tmp_path / "new", taken.KIND, {})
-    with pytest.raises(PermissionError):
+    with pytest.raises(OSError, match="cannot be written"):
         Folder(tmp_path, dataclasses.replace(taken.KIND, again=False), {})
 
 

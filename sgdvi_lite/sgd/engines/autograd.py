@@ -6,7 +6,8 @@ from torch import Tensor, nn
 
 from sgdvi_lite import nets
 from sgdvi_lite.gradients import Loss
-from sgdvi_lite.sgd.loop import Engine, Settings
+from sgdvi_lite.sgd import conditions
+from sgdvi_lite.sgd.contract import Engine, Settings
 
 
 class Autograd(Engine):
@@ -20,30 +21,43 @@ class Autograd(Engine):
         self.weights = nets.flat_parameters(model)
         self.velocity = torch.zeros_like(self.weights)
         self._parameters = [p for p in model.parameters() if p.requires_grad]
+        self._homes = [p.data for p in self._parameters]
         nn.utils.vector_to_parameters(self.weights, self._parameters)
 
     def prepare(self, index: Tensor, seed: int) -> None:
         """Take the batches to the network's device; the seed is for dropout and the like."""
         self._index, self._rows = index.to(self._x.device), []
-        torch.manual_seed(seed)
+        conditions.seed(seed, self._x.device)
 
     def step(self, k: int) -> None:
         """Make step ``k`` of the chunk, as :class:`torch.optim.SGD`, and note what the log says of it."""
-        rows, rates = self._index[k], self._settings
-        value = self._loss(self.model(self._x[rows]), self._y[rows])
-        parts = torch.autograd.grad(value, self._parameters)
-        w, v, g = self.weights, self.velocity, torch.cat([part.reshape(-1) for part in parts])
-        g.add_(w, alpha=rates.weight_decay)
+        rows, rates, w, v = self._index[k], self._settings, self.weights, self.velocity
+        value = self._loss(self.model(self._x[rows]), self._y[rows]).reshape(())
+        parts = torch.autograd.grad(value, self._parameters, allow_unused=True)
+        idle = self._idle(parts) if any(part is None for part in parts) else None
+        flat = (torch.zeros_like(p) if g is None else g for p, g in zip(self._parameters, parts, strict=True))
+        g = torch.cat([part.to_dense().reshape(-1) for part in flat]).add_(w, alpha=rates.weight_decay)
+        if idle is not None:
+            g[idle], kept = 0, (w[idle], v[idle])
         before = w @ g, v @ g
         v.mul_(rates.momentum).add_(g)
-        self._rows.append(torch.stack([value.detach(), before[0], v @ v, before[1]]))
+        if idle is not None:
+            v[idle] = kept[1]
+        self._rows.append(torch.stack([value.detach().to(w.dtype), before[0], v @ v, before[1]]))
         w.sub_(g.add_(v, alpha=rates.momentum) if rates.nesterov else v, alpha=rates.lr)
+        if idle is not None:
+            w[idle] = kept[0]
+
+    def _idle(self, parts: tuple[Tensor | None, ...]) -> Tensor:
+        """Which weights the loss did not reach: the optimiser leaves them, and their velocity, as they are."""
+        pairs = zip(self._parameters, parts, strict=True)
+        return torch.cat([torch.full((p.numel(),), g is None, device=p.device) for p, g in pairs])
 
     def log(self, n: int) -> np.ndarray:
         """Loss, w.g, v.v and v.g of the steps of the chunk."""
         return torch.stack(self._rows).double().cpu().numpy()
 
     def finish(self) -> None:
-        """Give each parameter its own memory again."""
-        for p in self._parameters:
-            p.data = p.data.clone()
+        """Put the weights where they were, in memory that others may hold."""
+        for p, home in zip(self._parameters, self._homes, strict=True):
+            p.data = home.copy_(p.data)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from sgdvi_lite import nets
 from sgdvi_lite.gradients import Loss
-from sgdvi_lite.sgd.loop import Engine, Settings
+from sgdvi_lite.sgd.contract import CHUNK, Engine, Settings
 
 Views = Iterator[tuple[np.ndarray, np.ndarray]]  # each parameter and its gradient, in order; a layer takes its own
 
@@ -63,10 +63,17 @@ def applies(model: nn.Module, loss: Loss, x: Tensor, y: Tensor, batch_size: int)
         and len({v.dtype for v in values}) == 1
         and {v.device.type for v in [*values, y]} == {"cpu"}
         and all(p.requires_grad for p in model.parameters())
+        and not any(map(_has_hooks, model.modules()))
         and x[0].numel() == parts[0].linear.in_features
         and (batch_size > 1 or all(norm is None for _, norm in parts))
         and bool((y >= 0).all() & (y < parts[-1].linear.out_features).all())
     )
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    """Whether something of the user's is called with each pass: by hand there is no pass through the modules."""
+    own = [module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks]
+    return any(own) or any(p._backward_hooks for p in module.parameters(recurse=False))
 
 
 class Layer:
@@ -205,7 +212,7 @@ class FullyConnected(Engine):
     blas_threads = 1
 
     def __init__(self, model: nn.Module, loss: Loss, x: Tensor, y: Tensor, settings: Settings):
-        parts, chunk, b = blocks(model), settings.chunk, settings.batch_size
+        parts, chunk, b = blocks(model), CHUNK, settings.batch_size
         self.model, self._nesterov = model, settings.nesterov
         self.weights = nets.flat_parameters(model)
         self.velocity, gradient, move = (torch.zeros_like(self.weights) for _ in range(3))

@@ -1,0 +1,200 @@
+"""The files of a recorded run: whose they are, their size and room, and whether they are as they were written.
+
+Of its files ``run.json`` describes the run, ``weights.npy`` and ``log.npy`` are memory-mapped arrays of full size, and
+``state.pt`` is replaced whole at each checkpoint; ``start.pt`` is the state before the first step. What lies in the
+arrays beyond the checkpoint is written again, the same, when the run goes on; what lies before it has a checksum there.
+"""
+
+import errno
+import zlib
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+
+from sgdvi_lite._storage.files import free_bytes, reserve
+from sgdvi_lite._storage.folder import Folder, Kind, State, damaged, read_state
+from sgdvi_lite.sgd.contract import Settings
+from sgdvi_lite.sgd.identity import Identity
+
+COLUMNS = 4  # of the log: loss, w.g, v.v, v.g
+COPIES = 10  # of the network: two checkpoints, each with two states of weights, velocity and buffers; and the start
+SMALL = 2**17  # bytes of header and random states
+RUN = Kind(
+    header="run.json",
+    noun="run",
+    doing="is recording",
+    stranger="no run, but something else",
+    again=False,
+    tolerance=1e-4,  # of what the network computes: another device or number of threads rounds otherwise
+    elsewhere="choose another folder, or call it as then: model and generator as they were, or as the run left them",
+)
+
+
+class Store(Folder):
+    """The folder of one run, taken for it or found to be its own, with the arrays of its weights and its log.
+
+    Parameters
+    ----------
+    folder
+        Made if missing.
+    identity
+        Compared with what is there; a run that was to have fewer steps is made longer.
+    made
+        What else to note about the run; not compared.
+    dtype
+        Of the weights.
+    network_bytes
+        What weights and buffers take.
+
+    Raises
+    ------
+    ValueError
+        If the folder holds another run, other files or damaged ones; nothing in it is changed.
+    OSError
+        If the disk has no room for the whole recording; nothing is written.
+    BlockingIOError
+        If another process, or another call, is recording into the folder.
+    """
+
+    def __init__(self, folder: str | Path, identity: Identity, made: dict, dtype: np.dtype, network_bytes: int):
+        run = identity.run
+        self._n_steps, self._rows = run["n_steps"], 1 + run["n_steps"] // run["every"]
+        self._widths = {"weights": (run["d"], dtype), "log": (COLUMNS, np.dtype(float))}
+        self._network_bytes = network_bytes
+        super().__init__(folder, RUN, {"run": run}, {"made": made})
+        try:
+            if not self.ended:
+                self._open()
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def ended(self) -> bool:
+        """Whether no step is left to make. Such a run is only read, without a lock."""
+        return self.state is not None and (bool(self.state["diverged"]) or self.state["step"] >= self._n_steps)
+
+    def _compare(self, header: dict, wanted: dict) -> None:
+        """A longer run is the same; what the names of network and loss tell is less than what they compute."""
+        old, new = run_of(self.path, header), wanted["run"]
+        told = ("network", "loss") if "computes" in old else ("computes",)  # not in the first headers
+        new = {name: value for name, value in new.items() if name not in told}
+        super()._compare(old, new | {"n_steps": min(new["n_steps"], old["n_steps"])})
+
+    def _take(self) -> None:
+        self.state = read_checkpoint(self.path)
+        if not self.ended:
+            self._foresee()
+            super()._take()
+            self.state = read_checkpoint(self.path)
+
+    def _foresee(self) -> None:
+        need = sum(self._rows * n * dtype.itemsize for n, dtype in self._widths.values())
+        need += COPIES * self._network_bytes + SMALL - sum(file.stat().st_size for file in self.path.glob("*.*"))
+        if need > (free := free_bytes(self.path)):
+            raise OSError(
+                errno.ENOSPC,
+                f"folder = {str(self.path)!r}: the recording takes {need / 1e9:.3g} GB and the disk has "
+                f"{free / 1e9:.3g} GB free; raise every, lower n_steps, or choose another disk",
+            )
+
+    def _open(self) -> None:
+        """The arrays at their full size: as they stand if the run has a checkpoint, else anew."""
+        run, longer = self.header["run"], self._n_steps > self.header["run"]["n_steps"]
+        self._sealed, self._seals = 0, dict.fromkeys(self._widths, 0)
+        if self.state:
+            found = arrays(self.path, run, self.state)
+            if longer and self.state["step"] == run["n_steps"]:
+                self._go_back()
+            self._sealed = 1 + self.state["recorded"]
+            self._seals = self.state.get("seals") or {name: checksum(array) for name, array in found.items()}
+        for name, (columns, dtype) in self._widths.items():
+            lengthen(self.path / f"{name}.npy", (self._rows, columns), dtype, anew=not self.state)
+        if longer:
+            self.write_header(self.header | {"run": run | {"n_steps": self._n_steps}})
+        self._maps = [np.load(self.path / f"{name}.npy", mmap_mode="r+") for name in self._widths]
+        self.weights, self.log = (np.asarray(mapped[: self._rows]) for mapped in self._maps)
+
+    def _go_back(self) -> None:
+        """To before the last chunk, if the run ended in the midst of it: a longer one does not cut it there."""
+        if "before" not in self.state:
+            raise ValueError(
+                f"folder = {str(self.path)!r}: the run there ended at n_steps = {self.state['step']}, recorded by a "
+                "version of sgdvi_lite whose runs cannot be made longer; choose that n_steps, or another folder"
+            )
+        if self.state["before"]:
+            self.state = self.state["before"]
+            self.save("state", self.state)
+
+    def seal(self, rows: int) -> dict[str, int]:
+        """Checksums of the first rows of the arrays, which will not change."""
+        for name, array in (("weights", self.weights), ("log", self.log)):
+            self._seals[name] = checksum(array[self._sealed : rows], self._seals[name])
+        self._sealed = rows
+        return dict(self._seals)
+
+    def checkpoint(self, state: State) -> None:
+        """Write a checkpoint, after the arrays that it vouches for."""
+        for mapped in self._maps:
+            mapped.flush()
+        self.save("state", state)
+
+    def close(self) -> None:
+        """Let others have the folder; of a run without a checkpoint nothing is left there."""
+        if self._lock.is_locked and not (self.path / "state.pt").exists():
+            self.remove("start.pt", "weights.npy", "log.npy")
+        super().close()
+
+
+def run_of(folder: Path, header: dict) -> dict:
+    """What a header says of its run."""
+    run = header.get("run")
+    if not isinstance(run, dict) or not {"engine", "d", *(field.name for field in fields(Settings))} <= set(run):
+        raise damaged(folder / RUN.header, "it describes no run")
+    return run
+
+
+def read_checkpoint(folder: Path) -> State | None:
+    """The last checkpoint of a run, or ``None``."""
+    state = read_state(folder / "state.pt")
+    parts = {"step", "position", "drawn_from", "generator", "engine", "row", "recorded", "diverged"}
+    if state is not None and not (isinstance(state, dict) and parts <= set(state)):
+        raise damaged(folder / "state.pt", "it is no checkpoint of a run")
+    return state
+
+
+def arrays(folder: Path, run: dict, state: State, compare: bool = True) -> dict[str, np.ndarray]:
+    """Weights and log ``(1 + recorded, columns)`` up to a checkpoint, read-only, if they are as they were written."""
+    found, rows, seals = {}, 1 + state["recorded"], state.get("seals", {}) if compare else {}
+    for name, columns in (("weights", run["d"]), ("log", COLUMNS)):
+        file = folder / f"{name}.npy"
+        try:
+            found[name] = np.load(file, mmap_mode="r")[:rows]
+            seal = checksum(found[name]) if seals else None
+        except Exception as error:
+            raise damaged(file, str(error)) from error
+        if found[name].shape != (rows, columns):
+            raise damaged(file, f"it has {found[name].shape} numbers up to the checkpoint, not {(rows, columns)}")
+        if seal != seals.get(name):
+            raise damaged(file, "its checksum is wrong")
+    return found
+
+
+def checksum(array: np.ndarray, before: int = 0) -> int:
+    """Of an array, or of its further rows after what came before."""
+    return zlib.crc32(array, before or zlib.crc32(array.dtype.str.encode()))
+
+
+def lengthen(file: Path, shape: tuple[int, int], dtype: np.dtype, anew: bool) -> None:
+    """Make the array in a file so long, or make it anew, and take the room for it.
+
+    The head of such a file has room for a greater length; until it is written the array is the old one.
+    """
+    found = np.lib.format.open_memmap(file, "w+" if anew else "r", dtype, shape)
+    if len(found) < shape[0]:
+        told = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+        with file.open("r+b") as opened:
+            opened.truncate(found.offset + shape[0] * found[0].nbytes)
+            np.lib.format.write_array_header_1_0(opened, told)
+    reserve(file)
