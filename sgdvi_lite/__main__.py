@@ -1,4 +1,4 @@
-"""Command line: ``python -m sgdvi_lite list``, ``run EXPERIMENT``, ``show RESULT``."""
+"""Command line: ``python -m sgdvi_lite list``, ``run EXPERIMENT``, ``show RESULT``, ``gpu-check``."""
 
 import argparse
 import json
@@ -11,7 +11,7 @@ from typing import Any, get_args, get_type_hints
 
 from sgdvi_lite import nets, results
 from sgdvi_lite.diffusion import LimitError
-from sgdvi_lite.experiments import ranks, registry
+from sgdvi_lite.experiments import gpu_check, ranks, registry
 from sgdvi_lite.experiments.training import TrainingSettings
 
 # Where results go, and are looked for, unless another folder is named
@@ -27,6 +27,12 @@ def parser() -> argparse.ArgumentParser:
     lister.add_argument("--out", default=DEFAULT_FOLDER, help="folder of the results (default: %(default)s)")
     shower = commands.add_parser("show", help="print the table and the provenance of a saved result")
     shower.add_argument("result", help="file of the result")
+    checker = commands.add_parser(
+        "gpu-check", help="check the GPU here, in a few minutes, or go on with a stopped check"
+    )
+    checker.add_argument("--data", dest="dataset", help="images of D, as of run (default: random ones)")
+    checker.add_argument("--examples", type=int, default=50_000, help="number of examples of D (default: %(default)s)")
+    checker.add_argument("--out", default=DEFAULT_FOLDER, help="folder of the result (default: %(default)s)")
     return top
 
 
@@ -89,6 +95,13 @@ def _list(*, out: str) -> None:
     print("results: " + ("\n  ".join(["", *map(str, saved)]) if saved else f"none in {out}"))
 
 
+def _gpu_check(*, out: str, **options) -> int:
+    path = gpu_check.run(out, **options)
+    result = results.load(path)
+    print(gpu_check.table(result), f"saved: {path}", sep="\n\n")
+    return 0 if gpu_check.right(result).all() else 1
+
+
 def _show(*, result: str) -> None:
     saved = results.load(Path(result))
     print(registry.table(saved), json.dumps(saved.provenance, indent=2), sep="\n\n")
@@ -99,10 +112,11 @@ OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command line and return its exit status: 0, or 2 after an error in the arguments or the data."""
+    """Run the command line and return its exit status: 0, 1 if a GPU is wrong, or 2 after an error in what is given."""
     args = vars(parser().parse_args(argv))
     try:
-        {"run": _run, "list": _list, "show": _show}[args.pop("command")](**args)
+        commands = {"run": _run, "list": _list, "show": _show, "gpu-check": _gpu_check}
+        return commands[args.pop("command")](**args) or 0
     except ranks.ElsewhereError:
         return 2
     except (ValueError, TypeError, OSError, FloatingPointError, MemoryError, LimitError) as error:
@@ -117,7 +131,6 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("stopped: the same command goes on where it was", file=sys.stderr)
         return 130
-    return 0
 
 
 def _fault(error: object) -> int:

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from sgdvi_lite import _checks, data, plots, results
 from sgdvi_lite.data.dataset import is_file
-from sgdvi_lite.experiments import ranks
+from sgdvi_lite.experiments import gpu_check, ranks
 from sgdvi_lite.experiments.spectrum import report as spectrum_report
 from sgdvi_lite.experiments.spectrum import run as spectrum_run
 from sgdvi_lite.experiments.trajectory import report as trajectory_report
@@ -154,11 +154,13 @@ def table(result: results.Result) -> Table:
 
     ``print`` shows it as text, a notebook as HTML.
     """
+    if result.provenance.get("experiment") == gpu_check.NAME:
+        return gpu_check.table(result)
     return _made_by(result).table(result)
 
 
 def _made_by(result: results.Result) -> Experiment:
-    name = result.provenance.get("experiment")
+    name = str(result.provenance.get("experiment"))
     _checks.one_of("experiment of this result", name, EXPERIMENTS)
     return EXPERIMENTS[name]
 

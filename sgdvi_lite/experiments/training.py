@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -47,11 +47,9 @@ class TrainingSettings:
 
     def __post_init__(self):
         """Refuse settings that cannot work before any work is done; NumPy's numbers become Python's."""
-        kinds = get_type_hints(type(self))
-        for name in (one.name for one in fields(self)):
-            object.__setattr__(self, name, _plain(name, getattr(self, name), kinds[name]))
+        for name, kind in get_type_hints(type(self)).items():
+            object.__setattr__(self, name, _plain(name, getattr(self, name), kind))
         _checks.one_of("net", self.net, nets.NETWORKS)
-        _checks.argument("labels", repr(self.labels), self.labels in (None, "compact"), "'compact' or None")
         _checks.count("seed", self.seed, low=0, high=SEEDS)
         _checks.count("pool", 1 if self.pool is None else self.pool)
         for name in ("epochs", "batch_size"):
@@ -75,8 +73,7 @@ class TrainingSettings:
         shape = tuple(dataset.x_train.shape[1:])
         model = nets.build(self.net, in_shape=shape, classes=dataset.classes, generator=generator, norm=norm)
         low = 1 + any(isinstance(layer, nn.BatchNorm1d) for layer in model.modules())  # which of one example is nothing
-        remedy = "change --batch-size: a batch is part of the training set"
-        _checks.count("batch_size", self.batch_size, low, len(dataset.x_train), remedy)
+        _checks.count("batch_size", self.batch_size, low, len(dataset.x_train), "change --batch-size")
         return model.to(self.device), generator
 
 
@@ -84,11 +81,12 @@ def _plain(name: str, value: Any, kind: Any) -> Any:
     """A setting in Python's own types, by which it enters the digest; raise unless it is of its kind."""
     value = os.fspath(value) if isinstance(value, os.PathLike) else value
     value = value.tolist() if hasattr(value, "tolist") else value
-    if get_origin(kind) is tuple and isinstance(value, list | tuple):
+    several = get_origin(kind) is tuple
+    if several and isinstance(value, list | tuple):
         return tuple(_plain(name, one, get_args(kind)[0]) for one in value)
     value = float(value) if kind is float and type(value) is int else value
-    if type(value) not in (get_args(kind) or (kind,)):
-        raise TypeError(f"{name} = {value!r}: expected {getattr(kind, '__name__', kind)}")
+    if several or type(value) not in (get_args(kind) or (kind,)):
+        raise TypeError(f"{name} = {value!r}: expected {kind.__name__ if isinstance(kind, type) else kind}")
     return value
 
 
