@@ -128,11 +128,9 @@ def load(
         folder = Path(cache or os.environ.get("SGDVI_CACHE") or pooch.os_cache("sgdvi")).expanduser()
         arrays = sources.fetch(name, folder, progress)
     arrays = canonical(arrays)
-    if name in sources.SOURCES:
-        classes = sources.SOURCES[name].classes
-    else:
-        arrays = numbered(arrays, labels == "compact")
-        classes = int(arrays["y_train"].max(initial=0)) + 1
+    arrays = arrays if name in sources.SOURCES else numbered(arrays, labels == "compact")
+    found = int(arrays["y_train"].max(initial=0)) + 1
+    classes = sources.SOURCES[name].classes if name in sources.SOURCES else found
     tensors = {k: _scaled(k, a, dtype) if k[0] == "x" else torch.tensor(a) for k, a in arrays.items()}
     return Dataset(name=Path(name).stem, classes=classes, sha256=sha256(arrays), **tensors)
 
@@ -146,13 +144,9 @@ def _scaled(name: str, x: np.ndarray, dtype: torch.dtype) -> Tensor:
     """Pixels in [0, 1]; floats are looked at as they came, as a smaller type may not hold them."""
     if x.dtype == np.uint8:
         return torch.tensor(x, dtype=dtype).div_(255)
-    strange = ~np.isfinite(x)
-    if strange.any():
-        fault = f"{name}: NaN or infinity in row {int(strange.nonzero()[0][0])}; expected floats in [0, 1]"
-        raise ValueError(f"{fault}; remove or mend this image")
-    if ((x < 0) | (x > 1)).any():
-        raise ValueError(
-            f"{name} has floats from {x.min()} to {x.max()}: expected [0, 1]; divide by the largest value, "
-            "and standardise after loading"
-        )
+    rows = np.flatnonzero(~np.isfinite(x).all(axis=(1, 2, 3)))
+    fault = f"{name}: NaN or infinity in row {rows[:1].sum()}; expected floats in [0, 1]; remove or mend this image"
+    _checks.require(not len(rows), fault)
+    fault = f"{name} has floats from {x.min(initial=0)} to {x.max(initial=0)}: expected [0, 1]; divide by the largest"
+    _checks.require(((x >= 0) & (x <= 1)).all(), f"{fault} value, and standardise after loading")
     return torch.tensor(x, dtype=dtype)
