@@ -7,7 +7,7 @@ SITE   := _build/html
 PORT   ?= 8000
 
 .DEFAULT_GOAL := help
-.PHONY: help book test check serve bench clean distclean
+.PHONY: help book test check serve gpu bench clean distclean
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | awk -F '\t' '{ printf "  make %-10s %s\n", $$1, $$2 }'
@@ -41,11 +41,17 @@ serve: book ## show the site on http://localhost:8000 (another port: PORT=8001)
 	@echo "http://localhost:$(PORT), Ctrl-C to stop"
 	@$(BIN)/python -m http.server --bind 127.0.0.1 --directory $(SITE) $(PORT)
 
-bench: $(STAMP) ## time the library beside its peers
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet -e '.[bench]'
-	@# these two ask for torchvision, which would replace torch, and do not need it here
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps backpack-for-pytorch==1.7.1 curvlinops-for-pytorch==3.0.1
-	$(BIN)/python -m pytest tests/benchmarks --benchmark-only --benchmark-columns=min,median,stddev,rounds
+gpu: $(STAMP) ## check the GPU of this machine, in a few minutes; where there is none it says so
+	$(BIN)/python -m sgdvi_lite gpu-check
+	$(BIN)/python -m pytest tests/devices -m gpu
+
+# The last two of the peers ask for torchvision, which would replace torch, and do not need it here.
+PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet
+
+bench: $(STAMP) ## time the library beside its peers; what is missing without a network is skipped and named
+	{ $(PIP) -e '.[bench]' && $(PIP) --no-deps backpack-for-pytorch==1.7.1 curvlinops-for-pytorch==3.0.1; } || \
+	  echo "Not all peers could be installed: those that are missing are skipped."
+	$(BIN)/python -m pytest tests/benchmarks -rs --benchmark-only --benchmark-columns=min,median,stddev,rounds
 
 clean: ## remove the site, the execution cache and what tools leave behind
 	rm -rf _build .pytest_cache .ruff_cache .hypothesis .benchmarks

@@ -1,7 +1,8 @@
-"""Command line: ``python -m sgdvi_lite list``, ``run EXPERIMENT``, ``show RESULT``."""
+"""Command line: ``python -m sgdvi_lite list``, ``run EXPERIMENT``, ``show RESULT``, ``gpu-check``."""
 
 import argparse
 import json
+import os
 import sys
 from dataclasses import asdict, fields
 from functools import partial
@@ -10,7 +11,7 @@ from typing import Any, get_args, get_type_hints
 
 from sgdvi_lite import nets, results
 from sgdvi_lite.diffusion import LimitError
-from sgdvi_lite.experiments import registry
+from sgdvi_lite.experiments import gpu_check, ranks, registry
 from sgdvi_lite.experiments.training import TrainingSettings
 
 # Where results go, and are looked for, unless another folder is named
@@ -26,6 +27,12 @@ def parser() -> argparse.ArgumentParser:
     lister.add_argument("--out", default=DEFAULT_FOLDER, help="folder of the results (default: %(default)s)")
     shower = commands.add_parser("show", help="print the table and the provenance of a saved result")
     shower.add_argument("result", help="file of the result")
+    checker = commands.add_parser(
+        "gpu-check", help="check the GPU here, in a few minutes, or go on with a stopped check"
+    )
+    checker.add_argument("--data", dest="dataset", help="images of D, as of run (default: random ones)")
+    checker.add_argument("--examples", type=int, default=50_000, help="number of examples of D (default: %(default)s)")
+    checker.add_argument("--out", default=DEFAULT_FOLDER, help="folder of the result (default: %(default)s)")
     return top
 
 
@@ -69,10 +76,14 @@ def _numbers(kind: type, expected: str, text: str) -> tuple:
 
 def _run(*, experiment: str, preset: str, out: str, force: bool, keep: bool, no_progress: bool, **changes) -> None:
     chosen = registry.settings(experiment, preset, **changes)
-    known = registry.result_path(experiment, preset, chosen, out).exists() and not force
-    path = registry.run(experiment, preset, chosen, folder=out, progress=not no_progress, force=force, keep=keep)
-    print(registry.table(results.load(path)))
-    print(f"\n{'already there' if known else 'saved'}: {path}\nfigure: {path.with_suffix('.svg')}")
+    known = registry.finished(registry.result_path(experiment, preset, chosen, out)) and not force
+    with ranks.joined(chosen.device):
+        first = ranks.place()[0] == 0
+        progress = first and not no_progress
+        path = registry.run(experiment, preset, chosen, folder=out, progress=progress, force=force, keep=keep)
+        if first:
+            print(registry.table(results.load(path)))
+            print(f"\n{'already there' if known else 'saved'}: {path}\nfigure: {path.with_suffix('.svg')}")
 
 
 def _list(*, out: str) -> None:
@@ -84,23 +95,49 @@ def _list(*, out: str) -> None:
     print("results: " + ("\n  ".join(["", *map(str, saved)]) if saved else f"none in {out}"))
 
 
+def _gpu_check(*, out: str, **options) -> int:
+    path = gpu_check.run(out, **options)
+    result = results.load(path)
+    print(gpu_check.table(result), f"saved: {path}", sep="\n\n")
+    return 0 if gpu_check.right(result).all() else 1
+
+
 def _show(*, result: str) -> None:
     saved = results.load(Path(result))
     print(registry.table(saved), json.dumps(saved.provenance, indent=2), sep="\n\n")
 
 
+# What torch says where there is no memory left, on a GPU and on a CPU
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
+
+
 def main(argv: list[str] | None = None) -> int:
-    """Run the command line and return its exit status: 0, or 2 after an error in the arguments or the data."""
+    """Run the command line and return its exit status: 0, 1 if a GPU is wrong, or 2 after an error in what is given."""
     args = vars(parser().parse_args(argv))
     try:
-        {"run": _run, "list": _list, "show": _show}[args.pop("command")](**args)
-    except (ValueError, TypeError, OSError, FloatingPointError, MemoryError, LimitError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        commands = {"run": _run, "list": _list, "show": _show, "gpu-check": _gpu_check}
+        return commands[args.pop("command")](**args) or 0
+    except ranks.ElsewhereError:
         return 2
+    except (ValueError, TypeError, OSError, FloatingPointError, MemoryError, LimitError) as error:
+        return _fault(error)
+    except RuntimeError as error:
+        if not any(words in str(error) for words in OUT_OF_MEMORY):
+            raise
+        return _fault(
+            f"{str(error).splitlines()[0]} Lower --examples or --batch-size, take --arithmetic float32, or "
+            "--device cpu; what else uses this device takes memory too. The same command goes on where it was"
+        )
     except KeyboardInterrupt:
         print("stopped: the same command goes on where it was", file=sys.stderr)
         return 130
-    return 0
+
+
+def _fault(error: object) -> int:
+    """Say what is wrong, and which process of several says so."""
+    number = int(os.environ.get("RANK", 0))
+    print(f"error{f' in process {number}' if number else ''}: {error}", file=sys.stderr)
+    return 2
 
 
 if __name__ == "__main__":

@@ -96,11 +96,12 @@ def eigenvalue(name: str, smallest: float, good: object, allowed: str) -> None:
 
 
 def device(name: str) -> None:
-    """Raise unless a tensor can be put on the device of that name."""
+    """Raise unless the device of that name computes in float64, as mps and meta do not."""
     try:
-        torch.empty(0, device=torch.device(name))
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device = {name!r}: not available here; expected cpu, or cuda where there is one") from error
+        torch.zeros((), device=torch.device(name), dtype=torch.float64).item()
+    except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
+        fault = f"device = {name!r}: not available here, or without float64; expected cpu, or cuda where there is one"
+        raise ValueError(fault) from error
 
 
 def same_length(x_name: str, x: Tensor, y_name: str, y: Tensor) -> None:

@@ -10,7 +10,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     # One thread a worker, as there is a worker for each core: before torch is imported, and for what the tests start.
     os.environ["OMP_NUM_THREADS"] = "1"
 
-ASKED_FOR = ("check", "large")
+ASKED_FOR = ("check", "gpu", "large")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 FLAGS = [
     "--no-sandbox",

@@ -5,7 +5,6 @@ The form: images (N, channels, height, width) as bytes or as floats, labels (N,)
 
 import hashlib
 import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +35,7 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
     FileNotFoundError
         If there is no such file.
     ValueError
-        If it is not an ``.npz``, lacks an array, or holds one that is pickled.
+        If it is not an ``.npz``, lacks an array, or holds one that is pickled or none.
     """
     if not path.is_file():
         raise FileNotFoundError(f"name_or_path = {path}: there is no such file; give the path of an .npz")
@@ -46,8 +45,13 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
         missing = [name for name in ARRAYS if name not in names]
         _checks.require(not missing, f"no array {', '.join(missing)} among {', '.join(sorted(names)) or 'none'}")
         with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in ARRAYS}
-    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError) as error:
+            arrays = {name: file[name] for name in ARRAYS}
+        strange = [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]
+        _checks.require(not strange, f"{', '.join(strange)} in it is no array of NumPy")
+        return arrays
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # zipfile, zlib and NumPy have a dozen for damaged files
         raise ValueError(
             f"{path}: {error}. Expected an .npz with {', '.join(ARRAYS)}, none of them pickled; "
             "write it with numpy.savez from arrays of numbers"
@@ -81,6 +85,32 @@ def _as_images(name: str, x: np.ndarray) -> np.ndarray:
     elif x.shape[3] in _CHANNELS:
         x = x.transpose(0, 3, 1, 2)
     return np.ascontiguousarray(x, dtype=dtype)
+
+
+def numbered(arrays: dict[str, np.ndarray], compact: bool) -> dict[str, np.ndarray]:
+    """Refuse training labels that are not 0, 1, 2, ... without a gap, or give them these numbers in their order.
+
+    Raises
+    ------
+    ValueError
+        If labels are missing among those of the training set, and not ``compact``; if a test label is unknown.
+    """
+    found, counts = np.unique(arrays["y_train"], return_counts=True)
+    if np.array_equal(found, np.arange(len(found))):
+        return arrays
+    if not compact:
+        shown = [f"{label} ({count} times)" for label, count in zip(found, counts, strict=True)]
+        shown[6:-5] = ["..."] if len(shown) > 12 else shown[6:-5]
+        gap = np.setdiff1d(np.arange(len(found)), found)[0]
+        raise ValueError(
+            f"y_train has the labels {', '.join(shown)}, and none is {gap}: expected 0 to {len(found) - 1}; remove the "
+            "examples without a class, if a label such as 255 stands for that, and use labels='compact' "
+            "(--labels compact), which numbers the classes in this order"
+        )
+    unknown = np.setdiff1d(arrays["y_test"], found)
+    if len(unknown):
+        raise ValueError(f"y_test has the label {unknown[0]}: expected those of y_train; remove its examples")
+    return arrays | {name: np.searchsorted(found, arrays[name]) for name in ("y_train", "y_test")}
 
 
 def _as_labels(name: str, y: np.ndarray) -> np.ndarray:

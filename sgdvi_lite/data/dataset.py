@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sgdvi_lite import _checks
 from sgdvi_lite.data import sources
-from sgdvi_lite.data.arrays import canonical, digits, read_npz, sha256
+from sgdvi_lite.data.arrays import canonical, digits, numbered, read_npz, sha256
 
 NAMES = ("digits", *sources.SOURCES)
 """Names that :func:`load` knows."""
@@ -77,6 +77,7 @@ def load(
     cache: str | os.PathLike | None = None,
     progress: bool = True,
     dtype: torch.dtype = torch.float32,
+    labels: str | None = None,
 ) -> Dataset:
     """Load a data set; pixels are scaled to [0, 1].
 
@@ -86,18 +87,22 @@ def load(
         ``digits`` (8 x 8, comes with scikit-learn; a stratified fifth is the test set), ``mnist``, ``cifar10`` or
         ``cifar100`` (downloaded once), or the path of an ``.npz`` with the arrays ``x_train``, ``y_train``,
         ``x_test``, ``y_test``. Its images are (N, h, w), (N, c, h, w) or (N, h, w, c) with 1 or 3 channels, as bytes
-        or as floats in [0, 1]; its labels are integers from 0.
+        or as floats in [0, 1]; its labels are integers from 0 without a gap.
     cache
         Folder for downloads; by default the environment variable ``SGDVI_CACHE``, else the user's cache folder.
     progress
         Whether a download shows a progress bar.
     dtype
         Floating-point type of the images.
+    labels
+        ``compact`` numbers the labels of the training set 0, 1, 2, ... in their order; by default gaps are refused,
+        as each would be an output of the network that no example has.
 
     Raises
     ------
     ValueError
-        If the name is not known, an array is missing, pickled or of the wrong form, or a checksum fails.
+        If the name is not known, an array is missing, pickled or of the wrong form, labels do not begin at 0 or have a
+        gap (the message counts them), or a checksum fails.
     OSError
         If a file is missing or cannot be downloaded; nothing half-written is left.
 
@@ -111,7 +116,10 @@ def load(
     (0.0, 1.0)
     """
     name = os.fspath(name_or_path)
-    if name.endswith(".npz"):
+    floating = isinstance(dtype, torch.dtype) and dtype.is_floating_point
+    _checks.argument("dtype", dtype, floating, "a floating-point type such as torch.float32")
+    _checks.argument("labels", repr(labels), labels in (None, "compact"), "'compact', or None to leave them")
+    if is_file(name):
         arrays = read_npz(Path(name).expanduser())
     elif name == "digits":
         arrays = digits()
@@ -119,22 +127,26 @@ def load(
         _checks.one_of("name_or_path", name, (*NAMES, "PATH.npz"))
         folder = Path(cache or os.environ.get("SGDVI_CACHE") or pooch.os_cache("sgdvi")).expanduser()
         arrays = sources.fetch(name, folder, progress)
-    _checks.argument("dtype", dtype, dtype.is_floating_point, "a floating-point type such as torch.float32")
     arrays = canonical(arrays)
-    labels = int(arrays["y_train"].max(initial=0)) + 1
-    classes = sources.SOURCES[name].classes if name in sources.SOURCES else labels
+    arrays = arrays if name in sources.SOURCES else numbered(arrays, labels == "compact")
+    found = int(arrays["y_train"].max(initial=0)) + 1
+    classes = sources.SOURCES[name].classes if name in sources.SOURCES else found
     tensors = {k: _scaled(k, a, dtype) if k[0] == "x" else torch.tensor(a) for k, a in arrays.items()}
     return Dataset(name=Path(name).stem, classes=classes, sha256=sha256(arrays), **tensors)
 
 
+def is_file(name: str) -> bool:
+    """Whether a data set's name is the path of a file."""
+    return name.lower().endswith(".npz")
+
+
 def _scaled(name: str, x: np.ndarray, dtype: torch.dtype) -> Tensor:
-    pixels = torch.tensor(x, dtype=dtype)
+    """Pixels in [0, 1]; floats are looked at as they came, as a smaller type may not hold them."""
     if x.dtype == np.uint8:
-        return pixels.div_(255)
-    _checks.finite(name, pixels)
-    if ((pixels < 0) | (pixels > 1)).any():
-        raise ValueError(
-            f"{name} has floats from {x.min()} to {x.max()}: expected [0, 1]; divide by the largest value, "
-            "and standardise after loading"
-        )
-    return pixels
+        return torch.tensor(x, dtype=dtype).div_(255)
+    rows = np.flatnonzero(~np.isfinite(x).all(axis=(1, 2, 3)))
+    fault = f"{name}: NaN or infinity in row {rows[:1].sum()}; expected floats in [0, 1]; remove or mend this image"
+    _checks.require(not len(rows), fault)
+    fault = f"{name} has floats from {x.min(initial=0)} to {x.max(initial=0)}: expected [0, 1]; divide by the largest"
+    _checks.require(((x >= 0) & (x <= 1)).all(), f"{fault} value, and standardise after loading")
+    return torch.tensor(x, dtype=dtype)

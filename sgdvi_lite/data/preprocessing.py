@@ -51,8 +51,10 @@ def class_subset(dataset: Dataset, classes: Sequence[int]) -> Dataset:
     return replace(dataset, classes=len(classes), **parts)
 
 
-def average_pool(dataset: Dataset, size: int) -> Dataset:
+def average_pool(dataset: Dataset, size: int, *, name: str = "size") -> Dataset:
     """Shrink the images to ``size`` x ``size`` pixels, each the mean of a rectangle; from 28 to 7, of 4 x 4 pixels.
+
+    Errors call the size by its ``name``.
 
     Examples
     --------
@@ -61,9 +63,9 @@ def average_pool(dataset: Dataset, size: int) -> Dataset:
     Dataset(digits: 1437 + 360 images of 1 x 2 x 2, 10 classes)
     """
     h, w = dataset.x_train.shape[2:]
-    _checks.count("size", size, high=min(h, w))
+    _checks.count(name, size, high=min(h, w))
     allowed = [s for s in range(1, min(h, w) + 1) if h % s == 0 and w % s == 0]
-    _checks.argument("size", size, size in allowed, f"a divisor of {h} and {w}, one of {allowed}")
+    _checks.argument(name, size, size in allowed, f"a divisor of {h} and {w}, one of {allowed}")
     return _map(dataset, lambda x: avg_pool2d(x, (h // size, w // size)))
 
 

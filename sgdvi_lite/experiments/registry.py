@@ -11,6 +11,8 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from sgdvi_lite import _checks, data, plots, results
+from sgdvi_lite.data.dataset import is_file
+from sgdvi_lite.experiments import gpu_check, ranks
 from sgdvi_lite.experiments.spectrum import report as spectrum_report
 from sgdvi_lite.experiments.spectrum import run as spectrum_run
 from sgdvi_lite.experiments.trajectory import report as trajectory_report
@@ -70,9 +72,12 @@ def result_path(experiment: str, preset: str, chosen: Settings, folder: str | Pa
 
     Where ``data`` is a file, its contents enter the digest, so that a changed file is never taken for the old one.
     """
-    digest = hashlib.sha256(json.dumps(asdict(chosen), sort_keys=True).encode())
-    if chosen.data.endswith(".npz") and Path(chosen.data).is_file():
-        digest.update(Path(chosen.data).read_bytes())
+    told = asdict(chosen)
+    if chosen.labels is None:  # which is how the names of results began, before there was this setting
+        del told["labels"]
+    digest, file = hashlib.sha256(json.dumps(told, sort_keys=True).encode()), Path(chosen.data).expanduser()
+    if is_file(chosen.data) and file.is_file():
+        digest.update(file.read_bytes())
     return Path(folder) / f"{experiment}-{preset}-{chosen.net}-{Path(chosen.data).stem}-{digest.hexdigest()[:6]}.npz"
 
 
@@ -97,20 +102,27 @@ def run(
     progress
         Whether to show progress bars.
     force
-        Run again even if this very result is there.
+        Run again even if this very result is there. One that is damaged is made again in any case.
     keep
         Leave what the run wrote on its way in ``....partial`` beside the result, such as the recorded weights.
     """
     path = result_path(experiment, preset, chosen, folder)
-    if path.exists() and not force:
+    taken = next((place for place in (path, *path.parents) if place.exists() and not place.is_dir()), path)
+    _checks.require(taken == path, f"folder = {str(folder)!r}: {str(taken)!r} is a file; name a folder (--out)")
+    if ranks.of_first(lambda: {"done": not force and finished(path)})["done"]:
         return path
     dataset = prepare(chosen)
+    same = ranks.of_first(lambda: {"sha256": dataset.sha256})["sha256"] == dataset.sha256
+    _checks.argument("data", chosen.data, same, "the same data for each process")
     usual = asdict(PRESETS[experiment][preset])
     partial = path.with_suffix(".partial")
     arrays, seconds = EXPERIMENTS[experiment].compute(chosen, dataset, partial, progress)
+    if ranks.place()[0] > 0:
+        return path
     ran = {"preset": preset, "seed": chosen.seed, "data_sha256": dataset.sha256, "device": chosen.device}
     more = {
         "experiment": experiment,
+        "processes": ranks.place()[1],
         "settings": asdict(chosen) | {"data": Path(chosen.data).name},
         "changed_from_preset": [name for name in usual if getattr(chosen, name) != usual[name]],
     }
@@ -121,9 +133,20 @@ def run(
     return path
 
 
+def finished(path: Path) -> bool:
+    """Whether a whole result is there; its figure is drawn again if it is missing."""
+    try:
+        result = results.load(path)
+    except (FileNotFoundError, ValueError):
+        return False
+    if not path.with_suffix(".svg").exists():
+        draw(result, path.with_suffix(".svg"))
+    return True
+
+
 def prepare(chosen: Settings) -> data.Dataset:
     """Load the data of an experiment and preprocess it as the settings say."""
-    return chosen.prepared(data.load(chosen.data))
+    return chosen.prepared(data.load(chosen.data, labels=chosen.labels))
 
 
 def table(result: results.Result) -> Table:
@@ -131,15 +154,21 @@ def table(result: results.Result) -> Table:
 
     ``print`` shows it as text, a notebook as HTML.
     """
-    _checks.one_of("experiment", result.provenance.get("experiment"), EXPERIMENTS)
-    return EXPERIMENTS[result.provenance["experiment"]].table(result)
+    if result.provenance.get("experiment") == gpu_check.NAME:
+        return gpu_check.table(result)
+    return _made_by(result).table(result)
+
+
+def _made_by(result: results.Result) -> Experiment:
+    name = str(result.provenance.get("experiment"))
+    _checks.one_of("experiment of this result", name, EXPERIMENTS)
+    return EXPERIMENTS[name]
 
 
 def draw(result: results.Result, path: Path | None = None) -> Figure:
     """Draw the figure of a result; save it as SVG if a path is given."""
-    _checks.one_of("experiment", result.provenance.get("experiment"), EXPERIMENTS)
     with rc_context(plots.STYLE):  # without pyplot, whose interactive mode a notebook turns on at the first figure
-        figure = EXPERIMENTS[result.provenance["experiment"]].draw(result)
+        figure = _made_by(result).draw(result)
         if path is not None:
             results.write_atomically(path, lambda file: figure.savefig(file, format="svg", metadata={"Date": None}))
     return figure

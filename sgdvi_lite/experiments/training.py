@@ -1,14 +1,24 @@
-"""What the experiments share: settings of a network and its training, and the texts of their options."""
+"""What the experiments share: settings of a network and its training, the texts of their options, and their folder."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, get_args, get_origin, get_type_hints
 
 import torch
 from torch import nn
 
 from sgdvi_lite import _checks, data, nets
+from sgdvi_lite._storage.folder import Folder, Kind
+from sgdvi_lite.experiments import ranks
+
+# The partial folder; until it had a header, the digest of the settings in its name told whose it was
+EXPERIMENT = Kind("experiment.json", "experiment", "computes", headerless=("state.pt", "D-*", "run"))
+SEEDS = 2**63 - 1  # the largest seed; the next one is used too
 
 
 def setting(default: Any, text: str, **option) -> Any:
@@ -33,10 +43,15 @@ class TrainingSettings:
     batch_size: int = setting(64, "examples in a batch")
     seed: int = setting(0, "seed of the weights, the batches and whatever else is random")
     device: str = setting("cpu", "cpu, cuda, cuda:1, ...")
+    labels: str | None = setting(None, "number the labels of a .npz 0, 1, 2, ... in their order", choices=("compact",))
 
     def __post_init__(self):
-        """Refuse settings that cannot work before any work is done."""
+        """Refuse settings that cannot work before any work is done; NumPy's numbers become Python's."""
+        for name, kind in get_type_hints(type(self)).items():
+            object.__setattr__(self, name, _plain(name, getattr(self, name), kind))
         _checks.one_of("net", self.net, nets.NETWORKS)
+        _checks.count("seed", self.seed, low=0, high=SEEDS)
+        _checks.count("pool", 1 if self.pool is None else self.pool)
         for name in ("epochs", "batch_size"):
             _checks.count(name, getattr(self, name))
         _checks.positive("lr", self.lr)
@@ -49,11 +64,40 @@ class TrainingSettings:
 
     def pooled(self, dataset: data.Dataset) -> data.Dataset:
         """Pool the images if asked."""
-        return dataset if self.pool is None else data.average_pool(dataset, self.pool)
+        return dataset if self.pool is None else data.average_pool(dataset, self.pool, name="pool")
 
     def network(self, dataset: data.Dataset, norm: str | None = "batch") -> tuple[nn.Module, torch.Generator]:
         """The network as it is before the first step, and the generator that drew it and will draw the batches."""
+        _checks.argument("data", self.data, dataset.classes > 1, "at least two classes")
         generator = torch.Generator().manual_seed(self.seed)
         shape = tuple(dataset.x_train.shape[1:])
         model = nets.build(self.net, in_shape=shape, classes=dataset.classes, generator=generator, norm=norm)
+        low = 1 + any(isinstance(layer, nn.BatchNorm1d) for layer in model.modules())  # which of one example is nothing
+        _checks.count("batch_size", self.batch_size, low, len(dataset.x_train), "change --batch-size")
         return model.to(self.device), generator
+
+
+def _plain(name: str, value: Any, kind: Any) -> Any:
+    """A setting in Python's own types, by which it enters the digest; raise unless it is of its kind."""
+    value = os.fspath(value) if isinstance(value, os.PathLike) else value
+    value = value.tolist() if hasattr(value, "tolist") else value
+    several = get_origin(kind) is tuple
+    if several and isinstance(value, list | tuple):
+        return tuple(_plain(name, one, get_args(kind)[0]) for one in value)
+    value = float(value) if kind is float and type(value) is int else value
+    if several or type(value) not in (get_args(kind) or (kind,)):
+        raise TypeError(f"{name} = {value!r}: expected {kind.__name__ if isinstance(kind, type) else kind}")
+    return value
+
+
+@contextmanager
+def taken(chosen: TrainingSettings, dataset: data.Dataset, partial: Path) -> Iterator[Folder | None]:
+    """The folder in which a run leaves what is done, until the end of the block; of several processes the first's."""
+    if ranks.place()[0] > 0:
+        yield None
+        return
+    folder = Folder(partial, EXPERIMENT, {"settings": asdict(chosen), "data_sha256": dataset.sha256})
+    try:
+        yield folder
+    finally:
+        folder.close()

@@ -7,7 +7,6 @@ from problems import WEIGHTS, generator, network_problem
 from sgdvi_lite import DiffusionMatrix, data, gradients, nets, sgd
 from sgdvi_lite.gradients.ways import by_vmap as _batched
 
-backpack = pytest.importorskip("backpack", reason="the peer is missing: run make bench")
 CHUNK = {"tiny-fc": 4000, "small-fc": 1000, "small-lenet": 512, "small-allcnn": 128}
 
 
@@ -31,6 +30,7 @@ def by_vmap(model, loss, x, y, chunk):
 
 
 def by_backpack(model, loss, x, y, chunk):
+    backpack = pytest.importorskip("backpack", reason="the peer is missing: run make bench")
     model = backpack.extend(model)
     mean = backpack.extend(torch.nn.CrossEntropyLoss(reduction="sum"))
     total = 0.0
@@ -82,11 +82,9 @@ def test_gram(benchmark, name, way):
 
 
 @pytest.fixture(scope="module")
-def trained():
-    """small-fc after two epochs on MNIST at 7 x 7, and 20,000 examples. SGDVI_MNIST may name an .npz file."""
-    import os
-
-    images = data.standardise(data.average_pool(data.load(os.environ.get("SGDVI_MNIST", "mnist")), 7))
+def trained(mnist):
+    """small-fc after two epochs on MNIST at 7 x 7, and 20,000 examples."""
+    images = data.standardise(data.average_pool(mnist, 7))
     model = nets.build("small-fc", in_shape=images.x_train.shape[1:], classes=10, generator=generator())
     loss = torch.nn.functional.cross_entropy
     options = {"lr": 0.1, "batch_size": 128, "momentum": 0.9, "generator": generator(1), "progress": False}
@@ -104,7 +102,7 @@ def spectrum_of_library(problem, k):
 
 def partial_spectrum_of_curvlinops(problem, k):
     """The peer is told how many eigenvalues there are; it gives no certificate."""
-    from curvlinops import EFLinearOperator
+    EFLinearOperator = pytest.importorskip("curvlinops", reason="the peer is missing: run make bench").EFLinearOperator
     from scipy.sparse.linalg import LinearOperator, eigsh
 
     model, _, x, y = problem

@@ -1,5 +1,6 @@
 import os
 import pickle
+import zipfile
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +11,7 @@ from jaxtyping import TypeCheckError
 from sklearn.datasets import load_digits
 
 from sgdvi_lite import data
+from sgdvi_lite.data import sources
 
 
 def test_digits_are_split_without_loss_and_with_the_same_shares_of_classes():
@@ -72,7 +74,16 @@ BROKEN = {
     "shapes": (sample() | {"x_test": sample(shape=(5, 4))["x_test"]}, r"x_test has images of shape \(1, 5, 4\)"),
     "float labels": (sample() | {"y_train": np.arange(6) / 2}, "y_train has shape .* expected one integer for each"),
     "one-hot": (sample() | {"y_test": np.eye(4, 3, dtype=int)}, r"y_test has shape \(4, 3\) .* expected one integer"),
-    "negative": (sample() | {"y_train": np.arange(6) - 1}, r"y_train has the label -1 in row 0: .* \[0, 4\]"),
+    "negative": (
+        sample() | {"y_train": np.arange(6) - 1},
+        r"labels -1 \(1 times\), 0 .*, and none is 5: expected 0 to 5",
+    ),
+    "from one": (sample() | {"y_train": np.arange(6) % 3 + 1}, r"labels 1 \(2 times\), 2 .*, and none is 0: .* 0 to 2"),
+    "gap": (sample() | {"y_train": np.array([0, 1, 3] * 2)}, "and none is 2: expected 0 to 2; .* labels='compact'"),
+    "void": (
+        sample() | {"y_train": np.array([0, 1, 255] * 2, np.uint8)},
+        r"255 \(2 times\), and none is 2: .* such as 255",
+    ),
     "unseen": (sample() | {"y_test": np.array([0, 1, 3, 2])}, r"y_test has the label 3 in row 2: .* \[0, 2\]"),
     "too many": (sample() | {"y_train": np.arange(6), "y_test": [0, 1, 2, 6]}, r"y_test has the label 6 .* \[0, 5\]"),
 }
@@ -128,6 +139,74 @@ def test_nothing_is_ever_unpickled(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="pickled"):
         data.load(path)
     assert not (tmp_path / "bomb-went-off").exists()
+
+
+def test_labels_of_many_classes_are_counted_in_a_line(tmp_path):
+    y = np.delete(np.arange(40), 17)
+    arrays = sample(n_train=39) | {"y_train": y}
+    with pytest.raises(ValueError, match=r"5 \(1 times\), \.\.\., 35 \(1 times\), .* and none is 17: expected 0 to 38"):
+        data.load(saved(tmp_path, arrays))
+
+
+@pytest.mark.parametrize("labels", [[1, 2, 3], [0, 7, 255], [-1, 4, 5], [10, 0, 5]])
+def test_compact_labels_are_numbered_in_their_order(tmp_path, labels):
+    y = {"y_train": np.array(labels * 2), "y_test": np.array([*labels, labels[0]])}
+    own = data.load(saved(tmp_path, sample() | y), labels="compact")
+    rank = torch.tensor([sorted(labels).index(label) for label in labels])
+    assert own.classes == 3 and torch.equal(own.y_train, rank.repeat(2)) and torch.equal(own.y_test[:3], rank)
+    plain = data.load(saved(tmp_path, sample()))
+    assert data.load(saved(tmp_path, sample()), labels="compact").sha256 == plain.sha256
+
+
+def test_a_test_label_without_training_examples_has_no_number(tmp_path):
+    y = {"y_train": np.array([1, 2, 3] * 2), "y_test": np.array([1, 2, 9, 3])}
+    with pytest.raises(ValueError, match="y_test has the label 9: expected those of y_train; remove its examples"):
+        data.load(saved(tmp_path, sample() | y), labels="compact")
+
+
+def test_members_that_are_no_arrays_are_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "own.npz", "w") as archive:
+        for name in sample():
+            archive.writestr(name, b"some text")
+    with pytest.raises(ValueError, match=r"own.npz: x_train, .*, y_test in it is no array of NumPy. Expected an .npz"):
+        data.load(tmp_path / "own.npz")
+    with zipfile.ZipFile(tmp_path / "own.npz", "w", compression=zipfile.ZIP_LZMA) as archive:
+        for name in sample():
+            archive.writestr(f"{name}.npy", b"\x93NUMPY\x09\x00garbage")
+    with pytest.raises(ValueError, match=r"own.npz: .*Expected an .npz"):
+        data.load(tmp_path / "own.npz")
+
+
+@pytest.mark.parametrize("value", [1e300, -1e300, 255.0])
+def test_pixels_out_of_range_are_advised_to_be_divided(tmp_path, value):
+    arrays = {k: a / 255 if k[0] == "x" else a for k, a in sample().items()}
+    arrays["x_train"][1, 2, 3] = value
+    with pytest.raises(ValueError, match=r"x_train has floats from .*: expected \[0, 1\]; divide by the largest value"):
+        data.load(saved(tmp_path, arrays))
+
+
+def test_pixels_that_are_nan_are_not_called_a_diverged_training(tmp_path):
+    arrays = {k: a / 255 if k[0] == "x" else a for k, a in sample().items()}
+    arrays["x_train"][1, 2, 3] = np.nan
+    with pytest.raises(ValueError, match=r"NaN or infinity in row 1; expected floats in \[0, 1\]; remove or mend"):
+        data.load(saved(tmp_path, arrays))
+
+
+def test_a_name_in_large_letters_is_a_file_too(tmp_path):
+    path = saved(tmp_path, sample()).rename(tmp_path / "OWN.NPZ")
+    assert data.load(path).name == "OWN" and len(data.load(str(path)).x_train) == 6
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool, None, "float32"])
+def test_a_type_is_refused_before_anything_is_downloaded(dtype, monkeypatch):
+    monkeypatch.setattr(sources, "fetch", lambda *a: pytest.fail("it downloads before it refuses"))
+    with pytest.raises((ValueError, TypeCheckError), match="dtype"):
+        data.load("mnist", dtype=dtype)
+
+
+def test_an_unknown_way_of_numbering_is_refused():
+    with pytest.raises(ValueError, match="labels = 'mine': expected 'compact', or None"):
+        data.load("digits", labels="mine")
 
 
 def test_unknown_names_missing_files_and_integer_types_are_refused(tmp_path):

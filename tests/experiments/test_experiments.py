@@ -207,7 +207,7 @@ def test_the_error_rate_counts_wrong_labels():
         ({"momentum": 1.0}, r"momentum = 1.0: expected a number in \[0, 1\)"),
         ({"instants": (0.5, 1.5)}, r"instants = \(0.5, 1.5\): expected fractions"),
         ({"device": "abacus"}, "device = 'abacus': not available here"),
-        ({"batch_size": 10**6}, r"b = 1000000: expected an integer in \[1, \d+\]"),
+        ({"batch_size": 10**6}, r"batch_size = 1000000: expected an integer in \[2, \d+\]"),
         ({"data": "no-such-data"}, "no-such-data"),
         ({"pool": 3}, "3"),
     ],

@@ -270,7 +270,7 @@ def test_what_was_kept_is_measured_again_without_a_step(kept, monkeypatch):
         ({"momentum": 0.0}, "nesterov = True with momentum = 0"),
         ({"weight_decay": -0.1}, "weight_decay = -0.1: expected a finite number >= 0"),
         ({"device": "abacus"}, "device = 'abacus': not available here"),
-        ({"batch_size": 10**6}, r"batch_size = 1000000: expected an integer in \[1, \d+\]"),
+        ({"batch_size": 10**6}, r"batch_size = 1000000: expected an integer in \[2, \d+\]"),
         ({"classes": (0, 17)}, r"classes = \[0, 17\]: expected different labels in \[0, 9\]"),
         ({"pool": 3}, "3"),
         ({"examples": 3}, "examples = 3: trajectory has no such setting"),

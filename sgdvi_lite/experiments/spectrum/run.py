@@ -7,7 +7,7 @@ run that was stopped goes on where it was.
 import copy
 import math
 import shutil
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +17,10 @@ from torch.nn.functional import cross_entropy
 from tqdm.auto import tqdm
 
 from sgdvi_lite import _checks, data, linalg, nets
-from sgdvi_lite._storage.folder import Folder, Kind, seconds_in
+from sgdvi_lite._storage.folder import seconds_in
 from sgdvi_lite.diffusion import DiffusionMatrix
-from sgdvi_lite.experiments.training import TrainingSettings, setting
+from sgdvi_lite.experiments import ranks
+from sgdvi_lite.experiments.training import TrainingSettings, setting, taken
 from sgdvi_lite.sgd import SGD
 
 
@@ -48,13 +49,13 @@ class SpectrumSettings(TrainingSettings):
         super().__post_init__()
         _checks.one_of("arithmetic", self.arithmetic, ("float64", "float32"))
         _checks.count("examples", self.examples, low=2)
-        if not all(0 <= instant <= 1 for instant in self.instants):
-            raise ValueError(f"instants = {self.instants}: expected fractions of the training in [0, 1]")
+        good = self.instants and all(0 <= instant <= 1 for instant in self.instants)
+        _checks.argument("instants", self.instants, good, "fractions of the training in [0, 1], at least one")
 
     @property
     def stops(self) -> list[int]:
         """The epochs after which ``D`` is computed; 0 is the initialisation."""
-        return sorted({max(instant > 0, round(instant * self.epochs)) for instant in self.instants})
+        return sorted({max(int(instant > 0), round(instant * self.epochs)) for instant in self.instants})
 
     def rate(self, epoch: int) -> float:
         """Learning rate in an epoch: half a cosine from ``lr`` towards zero."""
@@ -77,41 +78,48 @@ PRESETS = {
     "paper-cifar10-augmented": replace(_CIFAR, data="cifar10", augment=True),
     "paper-cifar100": replace(_CIFAR, data="cifar100"),
 }
-# The partial folder; until it had a header, the digest of the settings in its name told whose it was
-EXPERIMENT = Kind("experiment.json", "experiment", "computes", headerless=("state.pt", "D-*"))
 
 
 def compute(chosen: SpectrumSettings, dataset: data.Dataset, partial: Path, progress: bool) -> tuple[dict, float]:
-    """Run the experiment, or go on with what lies in the folder ``partial``; return its arrays and its seconds."""
+    """Run the experiment, or go on with what lies in the folder ``partial``; return its arrays and its seconds.
+
+    Of several processes the first one trains and has the folder; the examples of ``D`` are spread over all.
+    """
     trainer, order = _start(chosen, dataset)
-    folder = Folder(partial, EXPERIMENT, {"settings": asdict(chosen), "data_sha256": dataset.sha256})
-    state, rows = folder.load("state"), []
-    if state:
+    rows: list[dict] = []
+    with taken(chosen, dataset, partial) as folder:
+
+        def save() -> None:
+            folder.save("state", {"trainer": trainer.state_dict(), "rows": rows})
+
+        def train(stop: int) -> dict:
+            folder.stopwatch.before += seconds_in(partial / f"D-{stop}")
+            epochs = range(trainer.epochs_done, stop)
+            for _ in tqdm(epochs, desc=f"training to epoch {stop}", unit="epoch", disable=not progress, leave=False):
+                trainer.epoch()
+                save()
+            return trainer.state_dict()
+
+        state = ranks.of_first(lambda: folder.load("state") or {"trainer": trainer.state_dict(), "rows": []})
         trainer.load_state_dict(state["trainer"])
-        rows = state["rows"]
-
-    def save() -> None:
-        folder.save("state", {"trainer": trainer.state_dict(), "rows": rows})
-
-    for stop in chosen.stops[len(rows) :]:
-        matrix = partial / f"D-{stop}"
-        folder.stopwatch.before += seconds_in(matrix)
-        epochs = range(trainer.epochs_done, stop)
-        for _ in tqdm(epochs, desc=f"training to epoch {stop}", unit="epoch", disable=not progress, leave=False):
-            trainer.epoch()
-            save()
-        rows.append(_row(trainer, dataset, order, chosen.arithmetic, matrix, progress))
-        save()
-        shutil.rmtree(matrix, ignore_errors=True)
+        rows += state["rows"]
+        for stop in chosen.stops[len(rows) :]:
+            trainer.load_state_dict(ranks.of_first(lambda stop=stop: train(stop)))
+            rows.append(_row(trainer, dataset, order, chosen.arithmetic, partial / f"D-{stop}", progress))
+            if folder:
+                save()
+                shutil.rmtree(partial / f"D-{stop}", ignore_errors=True)
+        seconds = folder.stopwatch.seconds if folder else 0.0
     arrays = {name: np.stack([row[name].numpy() for row in rows]) for name in rows[0]}
     N, d = len(order), nets.count_parameters(trainer.model)
     null = linalg.marchenko_pastur(N, d).numpy() * float(arrays["trace"][-1]) / d
-    return arrays | {"N": np.array(N), "d": np.array(d), "null": null}, folder.stopwatch.seconds
+    return arrays | {"N": np.array(N), "d": np.array(d), "null": null}, seconds
 
 
 def _start(chosen: SpectrumSettings, dataset: data.Dataset) -> tuple[SGD, Tensor]:
     model, generator = chosen.network(dataset)
     order = torch.randperm(len(dataset.x_train), generator=generator)[: chosen.examples]
+    _checks.count("examples", len(order), low=max(2, ranks.place()[1]), remedy="D takes two, and one for each process")
     x, y = dataset.x_train.to(chosen.device), dataset.y_train.to(chosen.device)
     options = {"momentum": chosen.momentum, "nesterov": chosen.momentum > 0, "generator": generator}
     options["transform"] = data.augment if chosen.augment else None
@@ -129,7 +137,10 @@ def _row(trainer: SGD, dataset: data.Dataset, order: Tensor, arithmetic: str, fo
     x, y = trainer.x[order], trainer.y[order]
     if trainer.transform:
         x = trainer.transform(x, torch.Generator().manual_seed(trainer.epochs_done))
-    D = DiffusionMatrix.from_model(model, cross_entropy, x.to(dtype), y, folder=folder, progress=progress)
+    rank, size = ranks.place()
+    own = {"group": ranks.group()} if size > 1 else {"folder": folder}
+    x, y = x[rank::size].to(dtype), y[rank::size]
+    D = DiffusionMatrix.from_model(model, cross_entropy, x, y, progress=progress, **own)
     row = {
         "epoch": trainer.epochs_done,
         "eps": torch.finfo(dtype).eps,

@@ -12,8 +12,9 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from sgdvi_lite import _checks, data, sgd
-from sgdvi_lite._storage.folder import Stopwatch, seconds_in
-from sgdvi_lite.experiments.training import TrainingSettings, setting
+from sgdvi_lite._storage.folder import seconds_in
+from sgdvi_lite.experiments import ranks
+from sgdvi_lite.experiments.training import TrainingSettings, setting, taken
 from sgdvi_lite.experiments.trajectory import measures
 
 # Epochs after the burn-in that the statistics need
@@ -53,6 +54,7 @@ class TrajectorySettings(TrainingSettings):
         super().__post_init__()
         _checks.one_of("sampling", self.sampling, sgd.SAMPLINGS)
         _checks.count("burn", self.burn, low=0)
+        _checks.argument("classes", self.classes, len(self.classes) != 1, "at least two labels, or none to keep all")
         if self.epochs - self.burn < SHORTEST:
             raise ValueError(
                 f"epochs = {self.epochs} with burn = {self.burn}: expected at least {SHORTEST} epochs after the burn-in"
@@ -78,18 +80,20 @@ PRESETS = {
 
 def compute(chosen: TrajectorySettings, dataset: data.Dataset, partial: Path, progress: bool) -> tuple[dict, float]:
     """Run the experiment, or go on with what lies in the folder ``partial``; return its arrays and its seconds."""
+    fault = f"experiment = 'trajectory' with {ranks.place()[1]} processes: expected one, as it is one chain of steps"
+    _checks.require(ranks.group() is None, f"{fault}; run it without torchrun")
     model, generator = start(chosen, dataset)
     x, y = dataset.x_train.to(chosen.device), dataset.y_train.to(chosen.device)
-    stopwatch = Stopwatch(seconds_in(partial / "run"))
     every = len(x) // chosen.batch_size
     names = ("lr", "momentum", "nesterov", "weight_decay", "batch_size", "sampling")
     options = {name: getattr(chosen, name) for name in names}
     options |= {"n_steps": every * chosen.epochs, "every": every, "generator": generator, "progress": progress}
-    recording = sgd.record(model, cross_entropy, x, y, partial / "run", **options)
-    return measures.measure(chosen, dataset, model, recording, progress), stopwatch.seconds
+    with taken(chosen, dataset, partial) as folder:
+        folder.stopwatch.before += seconds_in(partial / "run")
+        recording = sgd.record(model, cross_entropy, x, y, partial / "run", **options)
+        return measures.measure(chosen, dataset, model, recording, progress), folder.stopwatch.seconds
 
 
 def start(chosen: TrajectorySettings, dataset: data.Dataset) -> tuple[nn.Module, torch.Generator]:
     """The network as it is before the first step, and the generator from which it and the batches are drawn."""
-    _checks.count("batch_size", chosen.batch_size, high=len(dataset.x_train))
     return chosen.network(dataset, norm="batch" if chosen.batch_norm else None)

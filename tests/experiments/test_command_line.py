@@ -1,0 +1,355 @@
+"""What the command line refuses, repairs and runs on: nothing is left behind by what is refused."""
+
+import json
+import multiprocessing
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from imagesets import sample, saved
+
+from sgdvi_lite import experiments, results
+from sgdvi_lite.__main__ import main
+from sgdvi_lite.experiments import registry
+from sgdvi_lite.experiments.spectrum import run as spectrum_run
+from sgdvi_lite.experiments.trajectory import run as trajectory_run
+
+QUICK = ["run", "spectrum", "--net", "tiny-fc", "--pool", "4", "--epochs", "2", "--examples", "40", "--no-progress"]
+
+
+def images(folder, y=None, n=80, name="own.npz", **changes):
+    arrays = sample(n, 40, shape=(8, 8), classes=4)
+    if y is not None:
+        arrays |= {"y_train": np.asarray(y)[np.arange(n) % len(y)], "y_test": np.asarray(y)[np.arange(40) % len(y)]}
+    return saved(folder, arrays | changes).rename(folder / name)  # np.savez would add an ending in small letters
+
+
+def failed(capsys, *arguments):
+    """What the command line says as it refuses these arguments."""
+    assert main([*map(str, arguments)]) == 2
+    said = capsys.readouterr()
+    assert said.out == "" and said.err.startswith("error: ")
+    return said.err
+
+
+# ---- data
+
+
+def test_labels_that_would_be_phantom_outputs_are_counted_and_refused_or_numbered(tmp_path, capsys):
+    own = ["--data", images(tmp_path, y=[1, 2, 255, 7])]
+    out = ["--out", tmp_path / "out"]
+    said = failed(capsys, *QUICK, *own, *out)
+    assert "y_train has the labels 1 (20 times), 2 (20 times), 7 (20 times), 255 (20 times), and none is 0" in said
+    assert "expected 0 to 3" in said and "--labels compact" in said and not (tmp_path / "out").exists()
+    assert main([*map(str, [*QUICK, *own, *out, "--labels", "compact"])]) == 0
+    (path,) = results.find(tmp_path / "out")
+    same = images(tmp_path, y=[0, 1, 3, 2], name="same.npz")
+    assert main([*map(str, [*QUICK, "--data", same, "--out", tmp_path / "same"])]) == 0
+    (other,) = results.find(tmp_path / "same")
+    one, two = results.load(path), results.load(other)
+    assert all(np.array_equal(one.arrays[name], two.arrays[name]) for name in one.arrays)
+    assert one.provenance["settings"]["labels"] == "compact" and two.provenance["settings"]["labels"] is None
+
+
+def test_a_file_of_too_few_examples_names_the_option(tmp_path, capsys):
+    said = failed(capsys, *QUICK, "--data", images(tmp_path, n=20), "--out", tmp_path / "out")
+    assert "batch_size = 64: expected an integer in [2, 20]; change --batch-size" in said
+
+
+def test_one_class_or_one_example_is_refused(tmp_path, capsys):
+    one = images(tmp_path, y=[0])
+    assert "expected at least two classes" in failed(capsys, *QUICK, "--data", one, "--out", tmp_path / "out")
+    said = failed(capsys, "run", "trajectory", "--classes", "3", "--out", tmp_path / "out")
+    assert "classes = (3,): expected at least two labels" in said
+    said = failed(capsys, *QUICK, "--batch-size", 1, "--out", tmp_path / "out")
+    assert "batch_size = 1: expected an integer in [2, 1437]" in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_large_letters_and_a_home_folder_name_a_file_too(tmp_path, capsys, monkeypatch):
+    own, monkeypatch = images(tmp_path, name="OWN.NPZ"), (monkeypatch, monkeypatch.setenv("HOME", str(tmp_path)))[0]
+    assert main([*map(str, [*QUICK, "--data", own, "--out", tmp_path / "out"])]) == 0
+    chosen = [experiments.settings("spectrum", "lite", data=name) for name in (str(own), "~/OWN.NPZ")]
+    before = [experiments.result_path("spectrum", "lite", c, tmp_path) for c in chosen]
+    images(tmp_path, name="OWN.NPZ", y=[0, 1])
+    after = [experiments.result_path("spectrum", "lite", c, tmp_path) for c in chosen]
+    assert before[0] != after[0] and before[1] != after[1]
+
+
+# ---- settings
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seed": 2**64}, r"seed = 18446744073709551616: expected an integer in \[0, 9223372036854775807\]"),
+        ({"seed": -1}, r"seed = -1: expected an integer in \[0"),
+        ({"lr": float("nan")}, "lr = nan: expected a finite number > 0"),
+        ({"instants": ()}, r"instants = \(\): expected fractions of the training in \[0, 1\], at least one"),
+        ({"instants": (0.5, float("nan"))}, r"instants = \(0.5, nan\): expected fractions"),
+        ({"pool": 0}, "pool = 0: expected an integer >= 1"),
+        ({"pool": 3}, "pool = 3: expected a divisor of 8 and 8"),
+        ({"pool": 9}, r"pool = 9: expected an integer in \[1, 8\]"),
+        ({"device": "meta"}, "device = 'meta': not available here, or without float64"),
+        ({"labels": "mine"}, "labels = 'mine': expected 'compact'"),
+        ({"net": "small-lenet"}, "in_shape"),
+    ],
+)
+def test_settings_that_are_refused_before_any_work(change, message, tmp_path):
+    with pytest.raises((ValueError, TypeError), match=message):
+        chosen = experiments.settings("spectrum", "lite", **change)
+        experiments.run("spectrum", "lite", chosen, folder=tmp_path / "out", progress=False)
+    assert not (tmp_path / "out").exists()
+
+
+TYPES = """
+import numpy as np, torch
+from sgdvi_lite import experiments
+plain = experiments.settings("spectrum", "lite", epochs=5, lr=1.0, instants=(0.5, 1.0), whiten=True)
+strange = {"epochs": np.int64(5), "lr": torch.tensor(1), "instants": np.array([0.5, 1]), "whiten": np.True_}
+again = experiments.settings("spectrum", "lite", **strange)
+assert again == plain and type(again.epochs) is int and type(again.lr) is float
+names = {experiments.result_path("spectrum", "lite", c, "out").name for c in (plain, again)}
+assert len(names) == 1, names
+wrong = {"seed": True, "epochs": 2.5, "batch_size": "2", "lr": "fast", "whiten": "yes", "instants": 0.5, "pool": 1.0}
+for name, value in wrong.items():
+    try:
+        experiments.settings("spectrum", "lite", **{name: value})
+    except TypeError as error:
+        print(error)
+"""
+
+
+def test_numbers_of_numpy_and_torch_are_those_of_python_and_other_types_are_named():
+    """In a process of its own, without the checks of annotations that the tests switch on."""
+    ran = subprocess.run([sys.executable, "-c", TYPES], capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.splitlines() == [
+        "seed = True: expected int",
+        "epochs = 2.5: expected int",
+        "batch_size = '2': expected int",
+        "lr = 'fast': expected float",
+        "whiten = 'yes': expected bool",
+        "instants = 0.5: expected tuple[float, ...]",
+        "pool = 1.0: expected int | None",
+    ]
+
+
+def test_an_early_instant_is_epoch_1():
+    stops = experiments.settings("spectrum", "lite", instants=(0.001, 1.0)).stops
+    assert stops == [1, 10] and not any(isinstance(stop, bool) for stop in stops)
+
+
+def test_a_seed_of_the_command_line_has_a_range(tmp_path, capsys):
+    said = failed(capsys, *QUICK, "--seed", 2**64, "--out", tmp_path / "out")
+    assert "expected an integer in [0, 9223372036854775807]" in said and not (tmp_path / "out").exists()
+
+
+def test_a_file_in_place_of_the_folder_is_refused_before_any_work(tmp_path, capsys, monkeypatch):
+    (tmp_path / "notes").write_text("mine")
+    monkeypatch.setattr(registry, "prepare", lambda chosen: pytest.fail("it worked before it refused"))
+    for out in (tmp_path / "notes", tmp_path / "notes" / "deeper"):
+        assert "is a file; name a folder (--out)" in failed(capsys, *QUICK, "--out", out)
+
+
+# ---- results
+
+
+@pytest.fixture
+def made(tmp_path):
+    assert main([*QUICK, "--out", str(tmp_path)]) == 0
+    (path,) = results.find(tmp_path)
+    return path
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "another file", "no provenance"])
+def test_a_damaged_result_is_made_again_by_the_same_command(made, damage, capsys):
+    arrays, whole = results.load(made).arrays, made.read_bytes()
+    if damage == "no provenance":
+        np.savez(made, x=np.ones(3))
+    else:
+        made.write_bytes({"cut": whole[: len(whole) // 2], "empty": b"", "another file": b"mine"}[damage])
+    assert "run it again" in failed_after(capsys, "show", made)
+    assert main([*QUICK, "--out", str(made.parent)]) == 0
+    assert f"saved: {made}" in capsys.readouterr().out
+    assert all(np.array_equal(array, arrays[name]) for name, array in results.load(made).arrays.items())
+
+
+def failed_after(capsys, *arguments):
+    capsys.readouterr()
+    return failed(capsys, *arguments)
+
+
+def test_a_deleted_figure_is_drawn_again(made, capsys, monkeypatch):
+    figure = made.with_suffix(".svg")
+    drawn = figure.read_bytes()
+    figure.unlink()
+    monkeypatch.setattr(registry, "prepare", lambda chosen: pytest.fail("it was computed again"))
+    assert main([*QUICK, "--out", str(made.parent)]) == 0
+    assert "already there" in capsys.readouterr().out and figure.read_bytes() == drawn
+
+
+def test_a_result_of_another_program_is_named(tmp_path, capsys):
+    note = results.provenance(preset="lite", seed=0, data_sha256="", device="cpu", wall_seconds=1.0)
+    results.save(tmp_path / "own.npz", {"x": np.ones(3)}, note)
+    assert "experiment of this result = 'None': expected one of spectrum" in failed(
+        capsys, "show", tmp_path / "own.npz"
+    )
+
+
+@pytest.mark.parametrize("size", [0, 10, 1000, -10])
+def test_a_cut_state_says_what_to_remove_and_then_the_run_begins_anew(tmp_path, size, capsys, monkeypatch):
+    row = spectrum_run._row
+    monkeypatch.setattr(spectrum_run, "_row", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    assert main([*QUICK, "--out", str(tmp_path)]) == 130
+    capsys.readouterr()
+    monkeypatch.setattr(spectrum_run, "_row", row)
+    (state,) = tmp_path.glob("*.partial/state.pt")
+    state.write_bytes(state.read_bytes()[:size])
+    said = failed(capsys, *QUICK, "--out", tmp_path)
+    assert f"'{state}' is damaged" in said and "remove it" in said
+    state.unlink()
+    assert main([*QUICK, "--out", str(tmp_path)]) == 0
+
+
+# ---- two at once, and no memory
+
+
+def _hold(folder, chosen, experiment, ready, leave):
+    dataset = registry.prepare(chosen)
+    from sgdvi_lite.experiments.training import taken
+
+    with taken(chosen, dataset, experiments.result_path(experiment, "lite", chosen, folder).with_suffix(".partial")):
+        ready.set()
+        leave.wait(120)
+
+
+@pytest.mark.parametrize("experiment", experiments.PRESETS)
+def test_the_second_of_two_runs_at_once_is_refused_before_it_trains(experiment, tmp_path, monkeypatch):
+    chosen = experiments.settings(experiment, "lite", net="tiny-fc", pool=2)
+    context = multiprocessing.get_context("spawn")
+    ready, leave = context.Event(), context.Event()
+    other = context.Process(target=_hold, args=(tmp_path, chosen, experiment, ready, leave))
+    other.start()
+    try:
+        assert ready.wait(120)
+        for work in ("sgdvi_lite.sgd.SGD.epoch", "sgdvi_lite.sgd.record"):
+            monkeypatch.setattr(work, lambda *a, **k: pytest.fail("it trained before it was refused"))
+        with pytest.raises(BlockingIOError, match="another process computes there; wait for its end"):
+            experiments.run(experiment, "lite", chosen, folder=tmp_path, progress=False)
+    finally:
+        leave.set()
+        other.join()
+
+
+def test_a_trajectory_that_was_begun_before_there_was_a_lock_goes_on(tmp_path, monkeypatch):
+    chosen = experiments.settings("trajectory", "lite", pool=2, epochs=510, burn=10, classes=(0, 1))
+    path = experiments.result_path("trajectory", "lite", chosen, tmp_path)
+    dataset = experiments.prepare(chosen)
+    monkeypatch.setattr(trajectory_run.measures, "measure", lambda *a: {"d": np.array(1)})
+    monkeypatch.setattr(registry, "draw", lambda *a: None)
+    with monkeypatch.context() as patch:
+        patch.setattr(trajectory_run.measures, "measure", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            experiments.run("trajectory", "lite", chosen, folder=tmp_path, progress=False)
+    partial = path.with_suffix(".partial")
+    for file in (partial / "experiment.json", partial / ".lock"):
+        file.unlink()
+    made = experiments.run("trajectory", "lite", chosen, folder=tmp_path, progress=False, keep=True)
+    assert made == path and (partial / "experiment.json").exists() and dataset.classes == 2
+
+
+MEMORY = [
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 5.60 GiB.\nIf reserved ..."),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate memory: you tried 8 bytes"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+]
+
+
+@pytest.mark.parametrize("error", MEMORY, ids=["GPU", "CPU", "cuBLAS"])
+def test_a_device_without_memory_is_an_error_with_advice(error, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(spectrum_run, "_row", lambda *_: (_ for _ in ()).throw(error))
+    said = failed(capsys, *QUICK, "--out", tmp_path)
+    assert str(error).splitlines()[0] in said and "If reserved" not in said
+    assert "--examples" in said and "--batch-size" in said and "the same command goes on" in said.lower()
+
+
+def test_other_errors_of_torch_are_not_hidden(monkeypatch, tmp_path):
+    monkeypatch.setattr(spectrum_run, "_row", lambda *_: (_ for _ in ()).throw(RuntimeError("a fault of the library")))
+    with pytest.raises(RuntimeError, match="a fault of the library"):
+        main([*QUICK, "--out", str(tmp_path)])
+
+
+# ---- two processes
+
+
+def torchrun(*arguments, n=2):
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        f"--nproc-per-node={n}",
+        "-m",
+        "sgdvi_lite",
+    ]
+    return subprocess.run([*command, *map(str, arguments)], capture_output=True, text=True)
+
+
+def test_two_processes_give_the_numbers_of_one_and_one_of_them_writes(tmp_path, capsys):
+    assert main([*QUICK, "--out", str(tmp_path / "one")]) == 0
+    one = results.load(results.find(tmp_path / "one")[0])
+    table = capsys.readouterr().out.split("\n\n")[0]
+    ran = torchrun(*QUICK, "--out", tmp_path / "two")
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.count("saved: ") == 1 and ran.stdout.startswith(table)
+    (path,) = results.find(tmp_path / "two")
+    two = results.load(path)
+    assert two.provenance["processes"] == 2 and one.provenance["processes"] == 1
+    assert {p.name for p in path.parent.iterdir()} == {path.name, path.with_suffix(".svg").name}
+    for name, array in one.arrays.items():
+        assert np.allclose(two.arrays[name], array, rtol=1e-9, atol=1e-12 * np.abs(array).max())
+    again = torchrun(*QUICK, "--out", tmp_path / "two")
+    assert again.returncode == 0 and again.stdout.count(f"already there: {path}") == 1
+
+
+def test_a_run_of_two_processes_goes_on_where_one_was_stopped(tmp_path, monkeypatch):
+    row, calls = spectrum_run._row, []
+
+    def stopped_at_the_second(*args):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return row(*args)
+
+    arguments = [*QUICK, "--instants", "0.5,1"]
+    assert main([*arguments, "--out", str(tmp_path / "whole")]) == 0
+    monkeypatch.setattr(spectrum_run, "_row", stopped_at_the_second)
+    assert main([*arguments, "--out", str(tmp_path / "two")]) == 130
+    (state,) = (tmp_path / "two").glob("*.partial/state.pt")
+    assert torch.load(state)["trainer"]["epochs_done"] == 2
+    assert torchrun(*arguments, "--out", tmp_path / "two").returncode == 0
+    one, two = (results.load(results.find(tmp_path / name)[0]).arrays for name in ("whole", "two"))
+    assert all(np.allclose(two[name], one[name], rtol=1e-9) for name in ("trace", "frobenius", "train_error"))
+
+
+def test_what_two_processes_cannot_do_is_refused(tmp_path):
+    began = time.monotonic()
+    ran = torchrun("run", "trajectory", "--out", tmp_path / "out")
+    assert ran.returncode != 0 and "2 processes: expected one, as it is one chain of steps" in ran.stderr
+    assert ran.stdout == "" and not (tmp_path / "out").exists() and time.monotonic() - began < 120
+
+
+def test_a_folder_that_is_taken_stops_both_processes(tmp_path):
+    chosen = experiments.settings("spectrum", "lite", net="tiny-fc", pool=4, epochs=2, examples=40)
+    from sgdvi_lite.experiments.training import taken
+
+    partial = experiments.result_path("spectrum", "lite", chosen, tmp_path).with_suffix(".partial")
+    with taken(chosen, experiments.prepare(chosen), partial):
+        ran = torchrun(*QUICK, "--out", tmp_path)
+    assert ran.returncode != 0 and ran.stderr.count("another process computes there") == 1
+    assert "Traceback" not in ran.stderr.split("torch/distributed")[0]
+    assert json.loads((partial / "experiment.json").read_text())["settings"]["net"] == "tiny-fc"
