@@ -13,7 +13,7 @@ def autograd_gradients(model, loss, x, y):
     for k in range(len(next(iter(tree_leaves(x))))):
         for p in weights:
             p.grad = torch.zeros_like(p)
-        x_k, y_k = (tree_map(lambda t, k=k: None if t is None else t[k : k + 1], tree) for tree in (x, y))
+        x_k, y_k = (tree_map(lambda t, k=k: None if t is None else t[k : k + 1].clone(), tree) for tree in (x, y))
         value = loss(model(x_k), y_k)
         if value.requires_grad:
             value.backward()

@@ -86,7 +86,7 @@ NAMES = {
 SINCE = {
     "sgdvi_lite.experiments": "SpectrumSettings TrajectorySettings",
     "sgdvi_lite.fokker_planck": "Field",
-    "sgdvi_lite.gradients": "Source",
+    "sgdvi_lite.gradients": "Examples Source",
     "sgdvi_lite.nets": "CHANNELS_A_GROUP NORMS",
     "sgdvi_lite.series": "PowerSpectrum",
     "sgdvi_lite.tables": "Table",

@@ -1,9 +1,7 @@
 """Per-example gradients: one row for each example, one column for each weight.
 
-The gradient of an example is that of the loss of a batch of one, in evaluation mode. A loop over the examples computes
-it for any network (``ways``). Two faster ways are taken where they agree with the loop on a sample (``choice``): layer
-by layer from one backward pass for a whole chunk (``layers``), where all layers are linear, convolutions or batch-norm;
-and :func:`torch.func.vmap` over :func:`torch.func.grad`.
+A loop over the examples, each a batch of one in evaluation mode, gives them for any network. Two faster ways are taken
+where a sample agrees with the loop: layer by layer, from one backward pass for a chunk, and :func:`torch.func.vmap`.
 """
 
 from sgdvi_lite.gradients.examples import Examples

@@ -90,28 +90,26 @@ def _sample(problem: Problem, loop: Way) -> tuple[list[int], Tensor, Judge]:
     The examples are the first, those with the least and largest integers, and others at random; more, as long as the
     gradient of some parameter is zero in all of them.
     """
-    order = torch.randperm(problem.N, generator=torch.Generator().manual_seed(0)).tolist()
     extremes = problem.extremes()
     depends = [problem.try_one(k) for k in extremes]
-    order, exact = list(dict.fromkeys(extremes + order)), None
-    while exact is None or (len(exact) < min(problem.N, LARGEST_SAMPLE) and not judge.scale.all()):
-        more = order[:SAMPLE] if exact is None else order[len(exact) : 2 * len(exact)]
-        new = loop(*problem.take(torch.tensor(more)))[0].rows
-        for k, row in zip(more, new, strict=True):
+    others = torch.randperm(problem.N, generator=torch.Generator().manual_seed(0))[:LARGEST_SAMPLE].tolist()
+    order, exact = list(dict.fromkeys(extremes + others)), None
+    for size in (SAMPLE, 2 * SAMPLE, 4 * SAMPLE, LARGEST_SAMPLE):
+        seen = 0 if exact is None else len(exact)
+        if seen == len(order) or (seen and judge.scale.all()):
+            break
+        new = loop(*problem.take(torch.tensor(order[seen:size])))[0].rows
+        for k, row in zip(order[seen:size], new, strict=True):
             _checks.finite("gradients", row[None], first=k)
-        exact = new if exact is None else torch.cat([exact, new])
+        exact = torch.cat([exact, new]) if seen else new
         judge = Judge.of(loop, problem.weights, exact)
-    text = (
-        "loss: depends on no trainable weight; expected that it does; detach nothing, and compute no part without grad"
-    )
-    _checks.require(any(depends) or exact.any(), text)
+    fault = "loss: depends on no trainable weight; expected that it does; detach nothing, compute no part without grad"
+    _checks.require(any(depends) or exact.any(), fault)
     k = int(exact.abs().amax(1).argmax())
     x, y = problem.take(slice(order[k], order[k] + 1))
-    if not judge.agree(loop(x, y)[0].rows, exact[k : k + 1], x, y):
-        raise ValueError(
-            f"model: two passes over example {order[k]} give different gradients; expected neither noise nor memory of "
-            "earlier passes; call model.eval() first, or draw no random numbers in it"
-        )
+    fault = f"model: two passes over example {order[k]} give different gradients; expected neither noise nor memory of "
+    fault += "earlier passes; call model.eval() first, or draw no random numbers in it"
+    _checks.require(judge.agree(loop(x, y)[0].rows, exact[k : k + 1], x, y), fault)
     return order[: len(exact)], exact, judge
 
 

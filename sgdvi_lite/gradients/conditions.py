@@ -1,13 +1,15 @@
 """Under what conditions gradients are computed: a network as it was, numbers in full precision; and their memory."""
 
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from operator import is_not
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 
 class State:
@@ -79,31 +81,23 @@ def _refill(dicts, trained) -> None:
 def full_precision() -> Iterator[None]:
     """Products and convolutions of float32 numbers in float32: neither TF32 nor bfloat16, which keep three digits."""
     backends = torch.backends
+    switches = [  # how one is read, how it is set, and to what
+        (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision, "highest"),
+        (lambda: backends.cudnn.allow_tf32, partial(setattr, backends.cudnn, "allow_tf32"), False),
+    ]
     try:
-        before = torch.get_float32_matmul_precision(), backends.cudnn.allow_tf32
-    except RuntimeError:  # these switches cannot be read where someone has used the newer ones
-        with _newer_switches([backends.cuda.matmul, backends.mkldnn.matmul, backends.cudnn.conv, backends.cudnn.rnn]):
-            yield
-        return
-    torch.set_float32_matmul_precision("highest")
-    backends.cudnn.allow_tf32 = False
+        before = [read() for read, _, _ in switches]
+    except RuntimeError:  # they cannot be read where someone has used the newer ones
+        places = backends.cuda.matmul, backends.mkldnn.matmul, backends.cudnn.conv, backends.cudnn.rnn
+        switches = [(None, partial(setattr, place, "fp32_precision"), "ieee") for place in places]
+        before = [place.fp32_precision for place in places]
     try:
+        for _, write, value in switches:
+            write(value)
         yield
     finally:
-        torch.set_float32_matmul_precision(before[0])
-        backends.cudnn.allow_tf32 = before[1]
-
-
-@contextmanager
-def _newer_switches(switches: list) -> Iterator[None]:
-    before = [switch.fp32_precision for switch in switches]
-    try:
-        for switch in switches:
-            switch.fp32_precision = "ieee"
-        yield
-    finally:
-        for switch, value in zip(switches, before, strict=True):
-            switch.fp32_precision = value
+        for (_, write, _), value in zip(switches, before, strict=True):
+            write(value)
 
 
 class Peak(TorchDispatchMode):
@@ -130,11 +124,11 @@ class Peak(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         """Run the operation, and count what it makes."""
-        used = list(_tensors((*args, *(kwargs or {}).values())))
+        used = _dense((args, kwargs))
         for tensor in used:
             self._known.setdefault(tensor.untyped_storage()._cdata, tensor)  # was there before, and is kept alive
         out = func(*args, **(kwargs or {}))
-        made = list(_tensors((out,)))
+        made = _dense(out)
         for tensor in made:
             self._count(tensor.untyped_storage())
         self.bytes = max(self.bytes, self._alive + sum(t.nbytes for t in used + made))
@@ -152,10 +146,5 @@ class Peak(TorchDispatchMode):
         self._alive -= size
 
 
-def _tensors(values: Iterable) -> Iterator[Tensor]:
-    """The dense ones among the arguments or the results of an operation."""
-    for value in values:
-        if isinstance(value, Tensor) and value.layout == torch.strided:
-            yield value
-        elif isinstance(value, tuple | list):
-            yield from _tensors(value)
+def _dense(tree) -> list[Tensor]:
+    return [t for t in tree_leaves(tree) if isinstance(t, Tensor) and t.layout == torch.strided]

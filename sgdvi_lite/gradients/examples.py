@@ -11,6 +11,7 @@ from torch import Tensor
 
 from sgdvi_lite import _checks
 
+INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 Examples = Tensor | np.ndarray | Mapping | tuple | list | None
 """Inputs or targets: an array, or a dict, tuple or list of them, however deep; ``None`` stands for nothing."""
 
@@ -36,8 +37,8 @@ def each(f: Callable[[Tensor], object], tree: object):
 
 
 def take(tree: Examples, rows: slice | Tensor) -> Examples:
-    """The same with some of the examples only."""
-    return each(lambda tensor: tensor[rows], tree)
+    """A copy with some of the examples only: a network may change its input in place."""
+    return each(lambda tensor: tensor[rows].clone(), tree)
 
 
 def dims(tree: Examples):
@@ -93,7 +94,7 @@ def count(x: Examples, y: Examples) -> int:
 
 def integers(tree: Examples) -> list[Tensor]:
     """The tensors of integers in it: tokens, labels or counts."""
-    return [t for t in leaves(tree) if not (t.is_floating_point() or t.is_complex() or t.dtype == torch.bool)]
+    return [t for t in leaves(tree) if t.dtype in INTEGERS]
 
 
 def ends(tree: Examples) -> tuple[int, int]:

@@ -72,18 +72,16 @@ class Problem:
         return value.requires_grad
 
     def _about_inputs(self, fault: Exception, k: int) -> Exception:
-        weight = self.weights[0]
+        weight, why = self.weights[0], in_short(fault)
         for x in leaves(self.x):
             if x.device != weight.device or (x.is_floating_point() and x.dtype != weight.dtype):
-                return ValueError(
-                    f"x is {x.dtype} on {x.device}, the model {weight.dtype} on {weight.device}: expected the same; "
-                    f"convert one with .to(dtype=..., device=...) ({in_short(fault)})"
-                )
+                text = f"x is {x.dtype} on {x.device}, the model {weight.dtype} on {weight.device}: expected the same; "
+                return ValueError(f"{text}convert one with .to(dtype=..., device=...) ({why})")
         if isinstance(fault, IndexError) and integers(self.x):
-            return ValueError(
-                f"x has integers from {' to '.join(map(str, ends(self.x)))}: expected those for which the model has a "
-                f"row, and it refuses example {k} ({in_short(fault)}); number the tokens anew"
+            text = (
+                f"x has integers from {' to '.join(map(str, ends(self.x)))}: expected those that the model has a row "
             )
+            return ValueError(f"{text}for, and it refuses example {k} ({why}); number the tokens anew")
         fault.add_note(f"the model fails on example {k} as a batch of one: on x[{k}:{k + 1}]")
         return fault
 
@@ -91,19 +89,18 @@ class Problem:
         try:
             return self.loss(output, y)
         except (RuntimeError, IndexError, TypeError) as fault:
-            tensor = isinstance(output, Tensor)
-            for target in leaves(y):
-                if tensor and target.device != output.device:
-                    text = f"y is on {target.device}, the model's outputs on {output.device}: expected the same; "
-                    raise ValueError(f"{text}move one with .to(device) ({in_short(fault)})") from fault
-            if not (isinstance(fault, IndexError) and tensor and output.ndim > 1 and integers(y)):
-                fault.add_note("the loss fails on a batch of one: on model(x[k:k+1]) and y[k:k+1]")
-                raise
-            low, high = ends(self.y)
-            raise ValueError(
-                f"y has labels from {low} to {high}: expected 0 to {output.shape[1] - 1}, the model's outputs; "
-                f"relabel the classes ({in_short(fault)})"
-            ) from fault
+            plain, why = isinstance(output, Tensor) and output.ndim > 1, in_short(fault)
+            for target in leaves(y) if plain else []:
+                if target.device != output.device:
+                    text = (
+                        f"y is on {target.device}, the model's outputs on {output.device}: expected the same; move one"
+                    )
+                    raise ValueError(f"{text} with .to(device) ({why})") from fault
+            if isinstance(fault, IndexError) and plain and integers(y):
+                text = f"y has labels from {' to '.join(map(str, ends(self.y)))}: expected 0 to {output.shape[1] - 1}, "
+                raise ValueError(f"{text}the model's outputs; relabel the classes ({why})") from fault
+            fault.add_note("the loss fails on a batch of one: on model(x[k:k+1]) and y[k:k+1]")
+            raise
 
 
 def in_short(fault: Exception) -> str:
@@ -123,12 +120,11 @@ def warn_of_weighted_mean(loss: Loss) -> None:
 
 def _check_modes(model: nn.Module) -> None:
     for name, layer in model.named_modules():
-        mixing = isinstance(layer, nn.modules.batchnorm._BatchNorm)
-        if layer.training and (mixing or (isinstance(layer, nn.modules.dropout._DropoutNd) and layer.p > 0)):
-            raise ValueError(
-                f"model: {type(layer).__name__} {name!r} is in training mode, where examples are "
-                f"{'mixed' if mixing else 'dropped at random'}; call model.eval() first"
-            )
+        mixes = isinstance(layer, nn.modules.batchnorm._BatchNorm)
+        drops = isinstance(layer, nn.modules.dropout._DropoutNd) and layer.p > 0
+        what = f"model: {type(layer).__name__} {name!r} is in training mode, where examples are "
+        fault = what + f"{'mixed' if mixes else 'dropped at random'}; call model.eval() first"
+        _checks.require(not (layer.training and (mixes or drops)), fault)
 
 
 def _checked_weights(model: nn.Module) -> list[nn.Parameter]:
@@ -138,8 +134,8 @@ def _checked_weights(model: nn.Module) -> list[nn.Parameter]:
     weights = [p for p in model.parameters() if p.requires_grad]
     _checks.require(weights, "model: has no trainable weights; set requires_grad on at least one")
     kinds = {(p.dtype, p.device) for p in weights}
-    good = len(kinds) == 1 and weights[0].dtype in DTYPES
     found = ", ".join(sorted(f"{dtype} on {device}" for dtype, device in kinds))
-    _checks.require(good, f"model: has trainable weights in {found}; expected all in float32, or in float64, on one "
-                    "device; convert it with model.float() or model.double()")  # fmt: skip
+    fault = f"model: has trainable weights in {found}; expected all in float32, or in float64, on one device; "
+    good = len(kinds) == 1 and weights[0].dtype in DTYPES
+    _checks.require(good, fault + "convert it with model.float() or model.double()")
     return weights

@@ -97,6 +97,20 @@ class Network(Source):
     >>> source = gradients.Network(torch.nn.Linear(3, 2), torch.nn.functional.cross_entropy, x, y)
     >>> source.d, source.how, source.widths  # two factors of the weights' gradient, and that of the biases
     (8, 'layer by layer', (2, 3, 2))
+
+    A small transformer that predicts the next of five tokens, and its diffusion matrix:
+
+    >>> layer = torch.nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    >>> embedding, last = torch.nn.Embedding(20, 8), torch.nn.Linear(40, 20)
+    >>> model = torch.nn.Sequential(embedding, layer, torch.nn.Flatten(), last).eval()
+    >>> text = torch.randint(20, (7, 6))
+    >>> problem = model, torch.nn.functional.cross_entropy, text[:, :-1], text[:, -1]
+    >>> gradients.Network(*problem).how
+    "vmap, since Embedding '0' is none of Linear, Conv2d, BatchNorm1d, BatchNorm2d, plain and whole"
+    >>> from sgdvi_lite import DiffusionMatrix
+    >>> D = DiffusionMatrix.from_model(*problem)
+    >>> D.shape, D.rank(1e-6), D.sample(2, torch.Generator().manual_seed(0)).shape
+    ((1580, 1580), 6, torch.Size([2, 1580]))
     """
 
     def __init__(self, model: nn.Module, loss: Loss, x: Examples, y: Examples, chunk: int | None = None):

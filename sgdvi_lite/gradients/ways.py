@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
@@ -22,23 +23,44 @@ def one_by_one(problem: Problem) -> Way:
     """The definition: a backward pass for each example, a batch of its own, through the network in the same state."""
     weights = problem.weights
 
-    def of_one(x: Examples, y: Examples, out: Tensor) -> None:
-        with torch.enable_grad():
-            value = problem.loss(problem.model(x), y)
-        unused = [None] * len(weights)
-        found = torch.autograd.grad(value, weights, allow_unused=True) if value.requires_grad else unused
-        pairs = zip(weights, found, strict=True)
-        torch.cat([(torch.zeros_like(p) if g is None else g.to_dense()).reshape(-1) for p, g in pairs], out=out)
-        problem.state.restore()
-
     def of_each(x: Examples, y: Examples) -> list[Part]:
         n = len(leaves(x)[0])
-        rows = weights[0].new_empty(n, sum(p.numel() for p in weights))
+        out = weights[0].detach().new_empty(n, sum(p.numel() for p in weights))
         for k in range(n):
-            of_one(*(take(tree, slice(k, k + 1)) for tree in (x, y)), rows[k])
-        return [Rows(rows)]
+            found = _slopes(problem, x, y, slice(k, k + 1))
+            pairs = zip(weights, found, strict=True)
+            torch.cat([(torch.zeros_like(p) if g is None else g.to_dense()).reshape(-1) for p, g in pairs], out=out[k])
+        problem.state.restore()
+        return [Rows(out)]
 
     return of_each
+
+
+def _slopes(problem: Problem, x: Examples, y: Examples, row: slice) -> Sequence[Tensor | None]:
+    """Gradients of the loss of an example; ``None`` for what has no part in it."""
+
+    def loss() -> Tensor:
+        problem.state.restore()
+        with torch.enable_grad():
+            return problem.loss(problem.model(take(x, row)), take(y, row))
+
+    weights, value = problem.weights, loss()
+    if not value.requires_grad:
+        return [None] * len(weights)
+    with suppress(RuntimeError):  # if it is the network's, it comes again
+        found = torch.autograd.grad(value, weights, allow_unused=True)
+        if all(g is not None for g in found):
+            return found
+    # What makes a backward pass of its own, as a reentrant checkpoint does, shows its weights to .backward() only.
+    before = [p.grad for p in weights]
+    try:
+        for p in weights:
+            p.grad = None
+        loss().backward()
+        return [p.grad for p in weights]
+    finally:
+        for p, grad in zip(weights, before, strict=True):
+            p.grad = grad
 
 
 def by_vmap(model: nn.Module, loss: Loss) -> Way:

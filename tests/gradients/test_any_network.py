@@ -1,5 +1,6 @@
 """Gradients of any network that runs on a batch of one: by which way, and that they are those of the loop."""
 
+import copy
 from types import SimpleNamespace
 from typing import NamedTuple
 
@@ -309,6 +310,13 @@ AGREE = {
         LAYERS,
         lambda: case(of(lambda m, x: m.last(checkpoint(m.first, x, use_reentrant=False)), **first_and_last())),
     ),
+    "a reentrant checkpoint": (
+        LOOP,
+        lambda: case(
+            of(lambda m, x: m.last(checkpoint(m.first, x.requires_grad_(), use_reentrant=True)), **first_and_last())
+        ),
+    ),
+    "an input changed in place": (LAYERS, lambda: case(of(lambda m, x: m.first(x.mul_(0.5)), first=nn.Linear(5, 3)))),
     "autograd.Function": (
         LOOP,
         lambda: case(
@@ -392,6 +400,7 @@ def test_gradients_are_those_of_the_loop(name):
     assert source.how.startswith(way), source.how
     chunks = list(source.chunks())
     assert not any(rows.requires_grad for rows in chunks)
-    exact = autograd_gradients(model, loss, source.x, source.y)
+    copied = copy.deepcopy((source.x, source.y))
+    exact = autograd_gradients(model, loss, *copied)
     scale, error = by_parameter(model, exact), by_parameter(model, torch.cat(chunks) - exact)
     assert exact.any() and (error <= 1e-9 * scale + 1e-15 * scale.max()).all()
