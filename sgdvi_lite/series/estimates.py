@@ -91,9 +91,10 @@ def as_series(name: str, x: ArrayLike, shortest: int, columns: int | None = None
 
 
 def deviations(x: np.ndarray) -> np.ndarray:
-    """A series less its mean; exactly 0 where it is constant, as the mean of the rounded is rounded."""
-    x = x - x[0]
-    return x - x.mean(axis=0)
+    """A series less its mean; exactly 0 where it is constant, whose rounded mean may differ from it."""
+    z = x - x.mean(axis=0)
+    z[..., (x == x[0]).all(axis=0)] = 0
+    return z
 
 
 def unit_deviations(x: np.ndarray) -> np.ndarray:
