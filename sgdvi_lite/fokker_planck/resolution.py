@@ -9,6 +9,7 @@ from sgdvi_lite.fokker_planck.stencil import bernoulli
 SMEARED = 0.06  # variances are too large by about this part
 NARROW = 0.2  # the standard deviation of a well is at least 0.75 cells: then masses are right to 1e-4
 MORE = "use more cells, or narrower bounds"
+FLAT = 1e-3  # a density that varies less from cell to cell cannot be blurred
 STEEP = 3.0  # the logarithm of a density that rises more from cell to cell is not resolved itself
 
 
@@ -33,7 +34,8 @@ def smeared(links: Links, rho: np.ndarray) -> float:
     between = np.where(flat, (a + b) / 2, (b - a) / np.where(flat, 1.0, rise))
     carried = a * bernoulli(-links.work) - b * bernoulli(links.work)
     error = links.rate * np.abs(carried - between * (links.work - rise))
-    return float(error[np.abs(rise) < STEEP].sum() / max((links.rate * np.abs(b - a)).sum(), 1e-300))
+    least = FLAT * (links.rate * (a + b)).sum()
+    return float(error[np.abs(rise) < STEEP].sum() / max((links.rate * np.abs(b - a)).sum(), least))
 
 
 def unresolved(force: np.ndarray, rho: np.ndarray, spacing: np.ndarray) -> float:

@@ -114,6 +114,9 @@ class FokkerPlanck:
         grid = tuple(np.meshgrid(*axes, indexing="ij"))
         points = np.stack([axis.ravel() for axis in grid], axis=1)
         values = equation.at(points, spacing)
+        size = (spacing * shape).max()
+        slowest = equation.T * (float(np.linalg.eigvalsh(values.D).min()) / size / size)
+        _checks.argument("T", equation.T, 1e-280 < slowest < 1e280, "T D / length^2 in float64; choose another unit")
         fields.check_drift(values, equation.T, spacing)
         if equation.convention == "ito" and callable(equation.D):
             fields.check_smooth(values, shape, spacing)
@@ -123,7 +126,8 @@ class FokkerPlanck:
             array.flags.writeable = False
         vars(self).update(T=equation.T, convention=equation.convention, bounds=bounds, shape=shape, spacing=spacing)
         vars(self).update(grid=grid, effective_drift=values.drift, generator=generator, cell_area=float(spacing.prod()))
-        vars(self).update(_D=values.D, _links=chain, _factors={}, _force=values.force().reshape(*shape, 2) / equation.T)
+        vars(self).update(_D=values.D, _force=values.force().reshape(*shape, 2) / equation.T)
+        vars(self).update(_links=chain, _slowest=slowest, _factors={})
 
     @property
     def tensor(self) -> np.ndarray:
@@ -162,9 +166,7 @@ class FokkerPlanck:
     def _settled(self) -> np.ndarray:
         """Mass in each cell at the steady state."""
         before = np.full(len(self._D), 1 / len(self._D))
-        size = (self.spacing * self.shape).max()
-        slowest = self.T * (float(np.linalg.eigvalsh(self._D).min()) / size / size)
-        factor = self._factor(1e9 / slowest)
+        factor = self._factor(1e9 / self._slowest)
         for _ in range(20):
             rho = factor.solve(before)
             rho /= rho.sum()

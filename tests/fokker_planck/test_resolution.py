@@ -55,6 +55,17 @@ def test_nothing_is_blurred_without_a_current_or_without_a_drift():
     assert free.evolve(lump, [1e-9, 0.1]).min() > 0  # a start in one cell is no fault of the grid
 
 
+@pytest.mark.parametrize("speed", [0.0, 1.0, 20.0])
+def test_a_current_in_a_uniform_density_blurs_nothing(speed):
+    def eddies(p):  # of a stream function that vanishes on the walls
+        (x, y), (c, d) = np.sin(np.pi * p).T, np.cos(np.pi * p).T
+        return speed * np.stack([x * d, -c * y], 1)
+
+    for n in (16, 31):
+        rho = FokkerPlanck(eddies, np.eye(2), 1.0, ((0, 1), (0, 2)), (n, n)).steady_state()
+        assert np.abs(2 * rho - 1).max() < 0.02
+
+
 @pytest.mark.parametrize(("width", "n"), [(0.05, 20), (0.05, 21), (0.1, 21), (0.1, 30), (0.05, 30)])
 def test_wells_narrower_than_a_cell_are_refused(width, n):
     with pytest.raises(ValueError, match=r"steady_state: the grid .* between cells it bulges"):
