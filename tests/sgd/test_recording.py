@@ -7,6 +7,7 @@ import os
 import random
 import shutil
 import signal
+import warnings
 from collections import namedtuple
 from pathlib import Path
 
@@ -95,6 +96,13 @@ def test_the_balance_is_exact_up_to_the_ends(tmp_path):
         y = w + lr * mu * v if nesterov else w
         ends = (y[[0, -1]] ** 2).sum(1) * (1 - mu) / (2 * lr) - mu * (y * v)[[0, -1]].sum(1)
         assert left.sum() - right.sum() == pytest.approx(ends[0] - ends[1], abs=1e-9)
+
+
+def test_a_balance_beyond_the_range_of_floats_is_infinite_without_a_warning(tmp_path):
+    _, _, made = recorded.start(tmp_path, n_steps=8)
+    far = dataclasses.replace(made, log=np.full((2, 4), 1e300), run=made.run | {"lr": 1e20})
+    with warnings.catch_warnings(action="error"):
+        assert all(np.isposinf(side).all() for side in far.balance())
 
 
 # ---- killed and resumed

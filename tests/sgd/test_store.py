@@ -135,7 +135,7 @@ def test_a_run_made_longer_is_the_long_run_byte_for_byte(tmp_path, kind, samplin
     """Ends within a chunk, at its end and at a round's: chunks have 30 steps, or 6 after reshuffled order's end."""
     options = {"every": 5, "sampling": sampling}
     whole, whole_g, made = recorded.start(tmp_path / "whole", kind, n_steps=150, **options)
-    for n in (5, 30, 35, 60, 115, 150):
+    for n in (30, 35, 115, 150):
         model, g, longer = recorded.start(tmp_path / "longer", kind, n_steps=n, **options)
         assert longer.done == n and np.array_equal(longer.weights, made.weights[: 1 + n // 5])
         assert longer.run["n_steps"] == n
