@@ -13,7 +13,7 @@ from imagesets import sample, saved
 
 from sgdvi_lite import experiments, results
 from sgdvi_lite.__main__ import main
-from sgdvi_lite.experiments import registry
+from sgdvi_lite.experiments import ranks, registry
 from sgdvi_lite.experiments.spectrum import run as spectrum_run
 from sgdvi_lite.experiments.trajectory import run as trajectory_run
 
@@ -334,6 +334,41 @@ def test_a_run_of_two_processes_goes_on_where_one_was_stopped(tmp_path, monkeypa
     assert torchrun(*arguments, "--out", tmp_path / "two").returncode == 0
     one, two = (results.load(results.find(tmp_path / name)[0]).arrays for name in ("whole", "two"))
     assert all(np.allclose(two[name], one[name], rtol=1e-9) for name in ("trace", "frobenius", "train_error"))
+
+
+@pytest.fixture
+def of_two(monkeypatch):
+    """The second of two processes, with what is asked of torch."""
+    asked = []
+    for name, value in {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
+    for name in ("set_device", "get_device_name"):
+        monkeypatch.setattr(torch.cuda, name, lambda device, name=name: asked.append((name, device)))
+    for name in ("init_process_group", "destroy_process_group"):
+        monkeypatch.setattr(torch.distributed, name, lambda *a, name=name: asked.append((name, *a)))
+    return asked
+
+
+def test_with_cuda_each_process_takes_the_gpu_of_its_number_before_it_speaks(of_two, monkeypatch):
+    monkeypatch.setattr(ranks._checks, "device", lambda name: of_two.append(("check", name)))
+    with ranks.joined("cuda"):
+        assert of_two == [("check", "cuda:1"), ("set_device", "cuda:1"), ("init_process_group", "nccl")]
+    assert of_two[-1] == ("destroy_process_group",)
+
+
+def test_a_gpu_that_is_named_or_missing_is_refused_for_several_processes(of_two):
+    for device, message in (
+        ("cuda:0", "expected cpu or cuda: torchrun gives each its own"),
+        ("cuda", "device = 'cuda:1'"),
+    ):
+        with pytest.raises(ValueError, match=message), ranks.joined(device):
+            pass
+    assert of_two == []
+
+
+def test_an_error_of_another_process_tells_which(of_two, capsys, tmp_path):
+    assert main([*QUICK, "--device", "cuda:0", "--out", str(tmp_path / "out")]) == 2
+    assert "error in process 1: device = 'cuda:0'" in capsys.readouterr().err
 
 
 def test_what_two_processes_cannot_do_is_refused(tmp_path):
