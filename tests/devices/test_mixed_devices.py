@@ -205,5 +205,5 @@ def test_a_network_of_two_devices_is_refused():
     model = nn.Sequential(nn.Flatten(), nn.Linear(49, 4), nn.Linear(4, 5))
     model[2].to("cuda")
     _, x, y = tiny()
-    with pytest.raises(ValueError, match=r"model .*cuda|model .*devices"):
+    with pytest.raises(ValueError, match=r"model.*cuda"):
         gradients.per_example_gradients(model, cross_entropy, x, y)
