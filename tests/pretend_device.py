@@ -178,12 +178,19 @@ def _refuse(name, func, args, plain, ours):
 
 def _rounded(name, args):
     """The factors of a product as TF32 has them, if torch's switches allow it; cuDNN's is on by default."""
-    if name in CONVOLUTIONS and torch._C._get_cudnn_allow_tf32():
+    if name in CONVOLUTIONS and allows_tf32(torch.backends.cudnn):
         n = CONVOLUTIONS[name]
         return (*map(tf32, args[:n]), *args[n:])
-    if name in PRODUCTS and torch._C._get_cublas_allow_tf32():
+    if name in PRODUCTS and allows_tf32(torch.backends.cuda):
         return tuple(tf32(a) if i in PRODUCTS[name] else a for i, a in enumerate(args))
     return args
+
+
+def allows_tf32(backend):
+    """What the newer switches say where there are any: the older ones cannot be read once those were used."""
+    switch = getattr(backend, "conv", None) or getattr(backend, "matmul", backend)
+    newer = getattr(switch, "fp32_precision", None)
+    return newer == "tf32" if newer else switch.allow_tf32
 
 
 def tf32(t):
@@ -245,6 +252,7 @@ def accelerator(free=10**10, reserved=0, allocated=0, float64=True):
         "mem_get_info": lambda device=None: (free, 2 * 10**10),
         "memory_reserved": lambda device=None: reserved,
         "memory_allocated": lambda device=None: allocated,
+        "default_generators": (torch.Generator(),),
         "get_rng_state": lambda device=None: torch.get_rng_state(),
         "set_rng_state": lambda state, device=None: None,
         "manual_seed_all": lambda seed: None,

@@ -147,6 +147,7 @@ def _scaled(name: str, x: np.ndarray, dtype: torch.dtype) -> Tensor:
     rows = np.flatnonzero(~np.isfinite(x).all(axis=(1, 2, 3)))
     fault = f"{name}: NaN or infinity in row {rows[:1].sum()}; expected floats in [0, 1]; remove or mend this image"
     _checks.require(not len(rows), fault)
-    fault = f"{name} has floats from {x.min(initial=0)} to {x.max(initial=0)}: expected [0, 1]; divide by the largest"
-    _checks.require(((x >= 0) & (x <= 1)).all(), f"{fault} value, and standardise after loading")
+    if ((x < 0) | (x > 1)).any():
+        fault = f"{name} has floats from {x.min()} to {x.max()}: expected [0, 1]; divide by the largest value, and"
+        raise ValueError(f"{fault} standardise after loading")
     return torch.tensor(x, dtype=dtype)

@@ -80,8 +80,7 @@ def test_a_gpu_that_rounds_is_found_out(tmp_path, monkeypatch, capsys):
     """As TF32 would, were it not switched off."""
     run = gpu_check.run
     monkeypatch.setattr(gpu_check, "run", lambda out, **options: run(out, **options | SMALL))
-    monkeypatch.setattr(torch._C, "_get_cudnn_allow_tf32", lambda: True)
-    monkeypatch.setattr(torch._C, "_get_cublas_allow_tf32", lambda: True)
+    monkeypatch.setattr(pretend_device, "allows_tf32", lambda backend: True)
     with pretend_device.accelerator():
         assert main(["gpu-check", "--out", str(tmp_path)]) == 1
     assert "WRONG" in capsys.readouterr().out

@@ -1,23 +1,40 @@
 """What the command line refuses, repairs and runs on: nothing is left behind by what is refused."""
 
+import contextlib
 import json
 import multiprocessing
+import os
+import socket
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
 import torch
 from imagesets import sample, saved
+from problems import one_thread  # noqa: F401
 
 from sgdvi_lite import experiments, results
 from sgdvi_lite.__main__ import main
-from sgdvi_lite.experiments import registry
+from sgdvi_lite.experiments import ranks, registry
 from sgdvi_lite.experiments.spectrum import run as spectrum_run
 from sgdvi_lite.experiments.trajectory import run as trajectory_run
 
-QUICK = ["run", "spectrum", "--net", "tiny-fc", "--pool", "4", "--epochs", "2", "--examples", "40", "--no-progress"]
+QUICK = [
+    "run",
+    "spectrum",
+    "--net",
+    "tiny-fc",
+    "--pool",
+    "4",
+    "--epochs",
+    "2",
+    "--examples",
+    "40",
+    "--instants",
+    "1",
+    "--no-progress",
+]
 
 
 def images(folder, y=None, n=80, name="own.npz", **changes):
@@ -230,7 +247,7 @@ def _hold(folder, chosen, experiment, ready, leave):
 @pytest.mark.parametrize("experiment", experiments.PRESETS)
 def test_the_second_of_two_runs_at_once_is_refused_before_it_trains(experiment, tmp_path, monkeypatch):
     chosen = experiments.settings(experiment, "lite", net="tiny-fc", pool=2)
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("fork")
     ready, leave = context.Event(), context.Event()
     other = context.Process(target=_hold, args=(tmp_path, chosen, experiment, ready, leave))
     other.start()
@@ -286,19 +303,38 @@ def test_other_errors_of_torch_are_not_hidden(monkeypatch, tmp_path):
 # ---- two processes
 
 
-def torchrun(*arguments, n=2):
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        f"--nproc-per-node={n}",
-        "-m",
-        "sgdvi_lite",
-    ]
+def torchrun(*arguments):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "sgdvi_lite"]
     return subprocess.run([*command, *map(str, arguments)], capture_output=True, text=True)
 
 
+def _one_of_two(rank, port, folder, arguments):
+    said = [(folder / f"{name}{rank}").open("w") for name in ("out", "err")]
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "RANK": rank, "LOCAL_RANK": rank}
+    os.environ.update({name: str(value) for name, value in place.items()})
+    torch.set_num_threads(1)
+    with contextlib.redirect_stdout(said[0]), contextlib.redirect_stderr(said[1]):
+        status = main([*map(str, arguments)])
+    for file in said:
+        file.close()
+    os._exit(status)
+
+
+def two_processes(folder, *arguments):
+    """As ``torchrun``, without its start: statuses, and what both print."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    context = multiprocessing.get_context("fork")
+    both = [context.Process(target=_one_of_two, args=(rank, port, folder, arguments)) for rank in (0, 1)]
+    for one in both:
+        one.start()
+    for one in both:
+        one.join(300)
+    return [one.exitcode for one in both], *([(folder / f"{n}{r}").read_text() for r in (0, 1)] for n in ("out", "err"))
+
+
+@pytest.mark.usefixtures("one_thread")
 def test_two_processes_give_the_numbers_of_one_and_one_of_them_writes(tmp_path, capsys):
     assert main([*QUICK, "--out", str(tmp_path / "one")]) == 0
     one = results.load(results.find(tmp_path / "one")[0])
@@ -312,10 +348,11 @@ def test_two_processes_give_the_numbers_of_one_and_one_of_them_writes(tmp_path, 
     assert {p.name for p in path.parent.iterdir()} == {path.name, path.with_suffix(".svg").name}
     for name, array in one.arrays.items():
         assert np.allclose(two.arrays[name], array, rtol=1e-9, atol=1e-12 * np.abs(array).max())
-    again = torchrun(*QUICK, "--out", tmp_path / "two")
-    assert again.returncode == 0 and again.stdout.count(f"already there: {path}") == 1
+    statuses, out, err = two_processes(tmp_path, *QUICK, "--out", tmp_path / "two")
+    assert statuses == [0, 0] and err == ["", ""] and out[1] == "" and f"already there: {path}" in out[0]
 
 
+@pytest.mark.usefixtures("one_thread")
 def test_a_run_of_two_processes_goes_on_where_one_was_stopped(tmp_path, monkeypatch):
     row, calls = spectrum_run._row, []
 
@@ -327,29 +364,71 @@ def test_a_run_of_two_processes_goes_on_where_one_was_stopped(tmp_path, monkeypa
 
     arguments = [*QUICK, "--instants", "0.5,1"]
     assert main([*arguments, "--out", str(tmp_path / "whole")]) == 0
-    monkeypatch.setattr(spectrum_run, "_row", stopped_at_the_second)
-    assert main([*arguments, "--out", str(tmp_path / "two")]) == 130
+    with monkeypatch.context() as patch:
+        patch.setattr(spectrum_run, "_row", stopped_at_the_second)
+        assert main([*arguments, "--out", str(tmp_path / "two")]) == 130
     (state,) = (tmp_path / "two").glob("*.partial/state.pt")
     assert torch.load(state)["trainer"]["epochs_done"] == 2
-    assert torchrun(*arguments, "--out", tmp_path / "two").returncode == 0
+    statuses, out, _ = two_processes(tmp_path, *arguments, "--out", tmp_path / "two")
+    assert statuses == [0, 0] and "saved: " in out[0] and out[1] == ""
     one, two = (results.load(results.find(tmp_path / name)[0]).arrays for name in ("whole", "two"))
     assert all(np.allclose(two[name], one[name], rtol=1e-9) for name in ("trace", "frobenius", "train_error"))
 
 
+@pytest.fixture
+def of_two(monkeypatch):
+    """The second of two processes, with what is asked of torch."""
+    asked = []
+    for name, value in {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
+    for name in ("set_device", "get_device_name"):
+        monkeypatch.setattr(torch.cuda, name, lambda device, name=name: asked.append((name, device)))
+    for name in ("init_process_group", "destroy_process_group"):
+        monkeypatch.setattr(torch.distributed, name, lambda *a, name=name: asked.append((name, *a)))
+    return asked
+
+
+def test_with_cuda_each_process_takes_the_gpu_of_its_number_before_it_speaks(of_two, monkeypatch):
+    monkeypatch.setattr(ranks._checks, "device", lambda name: of_two.append(("check", name)))
+    with ranks.joined("cuda"):
+        assert of_two == [("check", "cuda:1"), ("set_device", "cuda:1"), ("init_process_group", "nccl")]
+    assert of_two[-1] == ("destroy_process_group",)
+
+
+def test_a_gpu_that_is_named_or_missing_is_refused_for_several_processes(of_two):
+    for device, message in (
+        ("cuda:0", "expected cpu or cuda: torchrun gives each its own"),
+        ("cuda", "device = 'cuda:1'"),
+    ):
+        with pytest.raises(ValueError, match=message), ranks.joined(device):
+            pass
+    assert of_two == []
+
+
+def test_an_error_of_another_process_tells_which(of_two, capsys, tmp_path):
+    assert main([*QUICK, "--device", "cuda:0", "--out", str(tmp_path / "out")]) == 2
+    assert "error in process 1: device = 'cuda:0'" in capsys.readouterr().err
+
+
 def test_what_two_processes_cannot_do_is_refused(tmp_path):
-    began = time.monotonic()
-    ran = torchrun("run", "trajectory", "--out", tmp_path / "out")
-    assert ran.returncode != 0 and "2 processes: expected one, as it is one chain of steps" in ran.stderr
-    assert ran.stdout == "" and not (tmp_path / "out").exists() and time.monotonic() - began < 120
+    statuses, out, err = two_processes(tmp_path, "run", "trajectory", "--no-progress", "--out", tmp_path / "out")
+    assert statuses == [2, 2] and out == ["", ""] and not (tmp_path / "out").exists()
+    assert all("2 processes: expected one, as it is one chain of steps" in said for said in err)
 
 
 def test_a_folder_that_is_taken_stops_both_processes(tmp_path):
     chosen = experiments.settings("spectrum", "lite", net="tiny-fc", pool=4, epochs=2, examples=40)
-    from sgdvi_lite.experiments.training import taken
-
     partial = experiments.result_path("spectrum", "lite", chosen, tmp_path).with_suffix(".partial")
-    with taken(chosen, experiments.prepare(chosen), partial):
-        ran = torchrun(*QUICK, "--out", tmp_path)
-    assert ran.returncode != 0 and ran.stderr.count("another process computes there") == 1
-    assert "Traceback" not in ran.stderr.split("torch/distributed")[0]
+    context = multiprocessing.get_context("fork")
+    ready, leave = context.Event(), context.Event()
+    other = context.Process(target=_hold, args=(tmp_path, chosen, "spectrum", ready, leave))
+    other.start()
+    try:
+        assert ready.wait(120)
+        statuses, out, err = two_processes(tmp_path, *QUICK, "--out", tmp_path)
+    finally:
+        leave.set()
+        other.join()
+    assert statuses == [2, 2] and out == ["", ""]
+    assert "another process computes there" in err[0] and err[1] == ""
     assert json.loads((partial / "experiment.json").read_text())["settings"]["net"] == "tiny-fc"
