@@ -93,7 +93,7 @@ X = sp.Symbol("x")
         object(),
         bool,
     ],
-    ids=repr,
+    ids=lambda value: type(value).__name__,
 )
 def test_what_only_counts_as_true_or_false_is_refused(condition, capsys):
     with pytest.raises(ValueError, match="is ambiguous: expected one truth value"):
