@@ -42,7 +42,11 @@ class Source:
         How many numbers ``parts`` holds for one example, one entry for each tensor.
     how : str
         How they are computed.
+    working_bytes : int
+        What a pass takes at its peak beside what it gives.
     """
+
+    working_bytes = 0
 
     def chunks(
         self, progress: bool = False, out: Tensor | None = None, first: int = 0
