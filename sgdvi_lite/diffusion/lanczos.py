@@ -184,7 +184,7 @@ class Run:
             self.before, self.check_at = state["products"], state["check_at"]
             self.attempts = state.get("attempts", 0)  # which they did not count at first
             self.search.generator.set_state(state["generator"].cpu())
-            if self.krylov.next.shape[1] < width:  # cut to what was the limit then
+            if self.krylov.next.shape[1] < width and self.krylov.size < self.limit:  # cut to what was the limit then
                 self.krylov.next = self.search.draw(width)
 
     def attempt(self) -> Certificate | None:
