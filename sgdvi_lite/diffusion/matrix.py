@@ -65,7 +65,12 @@ class DiffusionMatrix:
 
     @classmethod
     def from_gradients(
-        cls, gradients: Tensor, backend: str = "auto", *, memory: float | None = None, progress: bool = False
+        cls,
+        gradients: Tensor | np.ndarray,
+        backend: str = "auto",
+        *,
+        memory: float | None = None,
+        progress: bool = False,
     ) -> DiffusionMatrix:
         """D from per-example gradients.
 
@@ -327,7 +332,7 @@ def _checked(backend: str, memory: float | None) -> str:
     return backend
 
 
-def _as_gradients(array: Tensor | np.ndarray) -> Tensor:
+def _as_gradients(array: object) -> Tensor:
     """Gradients (N, d) without a graph, or raise unless they are finite float32 or float64."""
     if isinstance(array, np.ndarray) and array.dtype.kind in "fiu" and not isinstance(array, np.ma.MaskedArray):
         array = torch.from_numpy(array.astype(array.dtype.newbyteorder("="), order="C"))  # a copy: who knows who writes

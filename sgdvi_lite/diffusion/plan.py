@@ -119,10 +119,8 @@ def memory_told(remedy: str) -> Iterator[None]:
     try:
         yield
     except torch.OutOfMemoryError as error:
-        said = str(error).splitlines()[0]
-        raise MemoryError(
-            f"the device has too little memory ({said}): {remedy}, or give memory= a lower bound"
-        ) from error
+        fault = f"the device is out of memory: {remedy}, or give memory= a lower bound ({str(error).splitlines()[0]})"
+        raise MemoryError(fault) from error
 
 
 def size(number: float) -> str:

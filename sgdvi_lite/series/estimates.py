@@ -85,9 +85,10 @@ def as_series(name: str, x: ArrayLike, shortest: int, columns: int | None = None
 
 def centred(x: ArrayLike) -> np.ndarray:
     """Return a series ``(n, d)`` less its mean, or raise unless it is one."""
-    x = as_series("x", x, 4)
-    _checks.shape("x", x.shape, x.ndim == 2, "(n, d)")
-    return x - x.mean(axis=0)
+    own = as_series("x", x, 4)
+    _checks.shape("x", own.shape, own.ndim == 2, "(n, d)")
+    # a trajectory of a network is large: what was converted is a copy already
+    return np.subtract(own, own.mean(axis=0), out=None if np.may_share_memory(own, np.asarray(x)) else own)
 
 
 def by_column(function: Callable, x: np.ndarray) -> np.ndarray:
