@@ -225,7 +225,7 @@ def test_another_gradient_of_the_same_losses_is_another_computation(change, tmp_
         factor[0] = -1.0 if change == "one sign" else 0.0
     weight = changed[0][0].weight
     weight.register_hook(lambda g: g * (2.0 if change == "scaled" else factor))
-    with pytest.raises(ValueError, match="holds another computation: gradients = .*choose another folder"):
+    with pytest.raises(ValueError, match=r"holds another computation: gradients = .*choose another folder"):
         keeping.of_network(tmp_path, gradients.Network(*changed, 30))
 
 

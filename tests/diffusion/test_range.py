@@ -33,7 +33,7 @@ def test_gradients_whose_squares_leave_the_range_are_refused_by_all_back_ends(ba
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_spread_that_vanishes_beside_a_mean_that_does_not_is_refused_too(backend):
     G = torch.stack([torch.ones(20), 1e-23 * random(20, 1)[:, 0]], dim=1)
-    with pytest.raises(ValueError, match="less their mean are at most .*e-23"):
+    with pytest.raises(ValueError, match=r"less their mean are at most .*e-23"):
         DiffusionMatrix.from_gradients(G, backend)
 
 
@@ -154,7 +154,7 @@ def test_what_is_changed_in_place_under_recomputed_is_noticed(change):
         V = torch.ones(D.shape[0], dtype=D.dtype)
         assert torch.equal(D @ V, D @ V)
         change(t)
-        with pytest.raises(ValueError, match="was changed in place after D was built.*: build D anew|; build D anew"):
+        with pytest.raises(ValueError, match=r"was changed in place after D was built.*; build D anew"):
             D @ V
 
 
@@ -202,7 +202,7 @@ def test_a_device_without_memory_is_told_with_advice(monkeypatch):
 
     monkeypatch.setattr(Dense, "matmul", full)
     D = DiffusionMatrix.from_gradients(torch.eye(2))
-    with pytest.raises(MemoryError, match="out of memory: multiply with fewer columns at once, or .*Tried to allocate"):
+    with pytest.raises(MemoryError, match=r"out of memory: multiply with fewer columns at once.*Tried to"):
         D @ torch.ones(2)
     monkeypatch.setattr(Dense, "build", full)
     with pytest.raises(MemoryError, match="out of memory: use backend='recomputed' or float32"):

@@ -30,17 +30,17 @@ def test_principal_components_are_uncorrelated_and_have_the_variance_of_the_seri
 def test_few_samples_in_many_dimensions_take_the_smaller_matrix(monkeypatch):
     sizes, eigh = [], np.linalg.eigh
     monkeypatch.setattr(np.linalg, "eigh", lambda A: sizes.append(len(A)) or eigh(A))
-    x = np.random.default_rng(0).normal(size=(30, 500)) * np.linspace(3, 1, 500)
+    x = np.random.default_rng(0).normal(size=(80, 500)) * np.linspace(3, 1, 500)
     z = series.principal_components(x, 8)
     U, S, _ = np.linalg.svd(x - x.mean(0), full_matrices=False)
-    assert sizes == [30] and np.allclose(np.abs(z), np.abs(U[:, :8] * S[:8]), atol=1e-9 * S[0])
+    assert sizes == [80] and np.allclose(np.abs(z), np.abs(U[:, :8] * S[:8]), atol=1e-9 * S[0])
     plane = series.turning_plane(x, 8)
     assert plane.shape == (500, 2) and np.allclose(np.cov((x @ plane).T), np.eye(2), atol=1e-9)
 
 
 def test_areas_and_components_take_little_memory_beside_what_they_give():
     x = np.random.default_rng(0).normal(size=(200, 400)).astype(np.float32)
-    for call, numbers in ((series.stochastic_area, 8 * 400**2), (series.principal_components, 1.6 * 200 * 400)):
+    for call, numbers in ((series.stochastic_area, 8 * 400**2), (series.principal_components, 2.2 * 200 * 400)):
         tracemalloc.start()
         call(x)
         peak = tracemalloc.get_traced_memory()[1]
