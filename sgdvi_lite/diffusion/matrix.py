@@ -22,6 +22,7 @@ from sgdvi_lite.diffusion.ranks import Ranks, together
 from sgdvi_lite.gradients.source import Given
 
 BACKENDS = ("auto", *plans.BACKENDS)
+Array = Tensor | np.ndarray
 
 
 class DiffusionMatrix:
@@ -65,12 +66,7 @@ class DiffusionMatrix:
 
     @classmethod
     def from_gradients(
-        cls,
-        gradients: Tensor | np.ndarray,
-        backend: str = "auto",
-        *,
-        memory: float | None = None,
-        progress: bool = False,
+        cls, gradients: Array, backend: str = "auto", *, memory: float | None = None, progress: bool = False
     ) -> DiffusionMatrix:
         """D from per-example gradients.
 
@@ -166,7 +162,7 @@ class DiffusionMatrix:
         >>> x, y = torch.randn(5, 3), torch.tensor([0, 1, 1, 0, 1])
         >>> D = DiffusionMatrix.from_model(model, torch.nn.functional.cross_entropy, x, y)
         >>> D.shape, D.how
-        ((8, 8), 'gram, N = 5 < d = 8, 480 bytes; gradients layer by layer')
+        ((8, 8), 'gram, N = 5 < d = 8, 800 bytes; gradients layer by layer')
         """
 
         def made() -> tuple[str, gradients.Network, Checkpoints]:
@@ -200,7 +196,7 @@ class DiffusionMatrix:
         """That of the gradients."""
         return self._backend.like.device
 
-    def __matmul__(self, V: Tensor | np.ndarray) -> Tensor:
+    def __matmul__(self, V: Array) -> Tensor:
         """Product with a vector ``(d,)`` or a matrix ``(d, m)``, of the dtype and on the device of ``D``."""
         V = torch.as_tensor(V) if isinstance(V, np.ndarray) else V
         if V.ndim not in (1, 2) or V.shape[0] != self.shape[0]:
@@ -343,7 +339,8 @@ def _as_gradients(array: object) -> Tensor:
         )
     array = array.detach()
     _checks.require(
-        array.layout == torch.strided and array.dtype in (torch.float32, torch.float64),
+        array.layout == torch.strided
+        and (array.dtype in (torch.float32, torch.float64) or not array.is_floating_point()),
         f"gradients has {array.dtype} and layout {array.layout}: expected floats of torch.float32 or torch.float64, "
         "dense; convert it with .to_dense() or .to(torch.float32)",
     )
