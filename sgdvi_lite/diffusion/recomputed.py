@@ -42,7 +42,7 @@ class Recomputed(Backend):
         """Two passes: the mean, then the trace."""
         source, ranks, states = gradients.source, gradients.ranks, gradients.states
         buffer = source.like.new_empty(source.chunk, source.d)
-        marks = [mark(tensor) for tensor in tensors_in(list(vars(source).values()))]
+        marks = list(map(mark, tensors_in(source.inputs)))
         state = states.load("mean")
         if state is None:
             state = {}
@@ -65,7 +65,7 @@ class Recomputed(Backend):
 
     def _recomputed(self) -> Iterator[Tensor]:
         source = self.gradients.source
-        now = [mark(tensor) for tensor in tensors_in(list(vars(source).values()))]
+        now = list(map(mark, tensors_in(source.inputs)))
         _checks.require(
             all(map(torch.equal, now, self.marks)),
             "gradients: what they are computed from was changed in place after D was built: expected it to stay as it "

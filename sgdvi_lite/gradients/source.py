@@ -42,6 +42,8 @@ class Source:
         How many numbers ``parts`` holds for one example, one entry for each tensor.
     how : str
         How they are computed.
+    inputs : tuple
+        Tensors that the gradients are computed from, maybe in tuples or dictionaries; a change in them is a fault.
     working_bytes : int
         What a pass takes at its peak beside what it gives.
     """
@@ -65,6 +67,7 @@ class Given(Source):
         self.like, self.widths = gradients.new_empty(0), (self.d,)
         self.chunk = min(self.N, chunk)
         self._gradients = gradients
+        self.inputs = (gradients,)
 
     def parts(self, progress: bool = False, first: int = 0) -> Iterator[list[Part]]:
         """Iterate over the gradients from ``first`` on, ``chunk`` at a time, as they are."""
@@ -102,6 +105,7 @@ class Network(Source):
         bound = CHUNK_BYTES.get(x.device.type, CHUNK_BYTES["cpu"])
         self.chunk = min(self.N, chunk or max(1, bound // (self.d * x.element_size())))
         self.model, self.loss, self.x, self.y = model, loss, x, y
+        self.inputs = (x, y)
         self._compute = layer_by_layer(model, loss)
         reason = unknown_layer(model) or self._doubt()
         self.how = f"vmap, since {reason}" if reason else "layer by layer"
