@@ -37,7 +37,9 @@ class DiffusionMatrix:
         Number of examples.
     backend : str
         The back-end in use: ``dense`` stores ``(d, d)``; ``gram`` stores ``(N, N)`` and the gradients, those of linear
-        layers as factors; ``recomputed`` stores neither and computes the gradients anew for each product.
+        layers as factors; ``recomputed`` stores neither and computes the gradients anew for each product. Where ``d``
+        is large and all gradients fit beside ``(d, d)``, ``dense`` keeps them too. With kept gradients the matrix is
+        formed only when all its eigenvalues, its norm or itself are asked for; products and ranks do without.
     how : str
         What was chosen and why: back-end, memory, way of computing the gradients, and of the last eigenvalues.
 
