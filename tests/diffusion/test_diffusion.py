@@ -185,8 +185,8 @@ def test_an_eigenvalue_too_close_to_the_threshold_for_float32_is_counted_in_floa
     D = DiffusionMatrix.from_model(model.float(), loss, x.float(), y, backend, chunk=300)
     exact = torch.linalg.eigvalsh(D.dense().double())
     eps = exact[-12].item() * (1 + side * 1e-6) / (exact[-1].item() * D.shape[0])
-    dtypes, grow = [], lanczos.Search._grow
-    monkeypatch.setattr(lanczos.Search, "_grow", lambda s: dtypes.append(s.problem.like.dtype) or grow(s))
+    dtypes, grow = [], lanczos.Run.grow
+    monkeypatch.setattr(lanczos.Run, "grow", lambda run: dtypes.append(run.problem.like.dtype) or grow(run))
     found = D.rank_certificate(eps)
     assert dtypes == [torch.float32, torch.float64]
     assert found.count == (11 if side > 0 else 12) and found.kind != "full"
