@@ -10,7 +10,7 @@ from sgdvi_lite._storage.folder import Checkpoints
 from sgdvi_lite.diffusion.base import Backend
 from sgdvi_lite.diffusion.certificates import Certificate, rounding
 from sgdvi_lite.diffusion.lanczos import LimitError, Problem, Search, Threshold
-from sgdvi_lite.diffusion.plan import FULL, Plan, memory_told, require
+from sgdvi_lite.diffusion.plan import FULL, Plan, computing, require
 
 
 class Eigenvalues:
@@ -27,7 +27,7 @@ class Eigenvalues:
         if self._all is None:
             item = self.backend.like.element_size()
             self._require("all eigenvalues", 2 * item)
-            with memory_told("ask for the largest k"):
+            with computing("ask for the largest k"):
                 self._all = linalg.eigenvalues(self.backend.matrix)[: self.n]
         self.plan = replace(self.plan, solver="at once", certificate=None)
         return self._all
@@ -61,7 +61,7 @@ class Eigenvalues:
         values = self.all()
         if ((values - threshold(values)).abs() <= rounding(values)).any() and values.dtype == torch.float32:
             self._require("one lies as near to the threshold as rounding errors: all eigenvalues in float64", 20)
-            with memory_told("ask for another eps"):
+            with computing("ask for another eps"):
                 values = linalg.eigenvalues(self.backend.matrix.double())[: self.n]
         t = threshold(values)
         values = values[values > t]
@@ -77,7 +77,7 @@ class Eigenvalues:
             if self._all_at_once(k):
                 return None
             try:
-                with memory_told("ask for fewer eigenvalues"):
+                with computing("ask for fewer eigenvalues"):
                     self._certificates[question] = self._search(question, threshold).run()
             except LimitError:
                 if self.backend.stored:

@@ -61,7 +61,7 @@ class DiffusionMatrix:
         alone = ranks.size == 1 and gradients.states.folder is None  # a folder keeps the matrix so far
         plan = plans.choose(backend, source, ranks.total, limit, alone)
         self.N = ranks.total
-        with plans.memory_told(plan.kind.remedy):
+        with plans.computing(plan.kind.remedy):
             self._backend = plan.kind.build(gradients)
         self._eigenvalues = Eigenvalues(self._backend, plan, gradients.progress, gradients.states)
 
@@ -204,7 +204,7 @@ class DiffusionMatrix:
             raise ValueError(f"V is {V.dtype}, D is {self.dtype}: expected the same; convert V with .to(D.dtype)")
         if V.device != self.device:
             raise ValueError(f"V is on {V.device}, D on {self.device}: expected the same; move V with .to(D.device)")
-        with plans.memory_told("multiply with fewer columns at once"):
+        with plans.computing("multiply with fewer columns at once"):
             return self._backend.matmul(V)
 
     @property
@@ -219,7 +219,8 @@ class DiffusionMatrix:
 
     def dense(self) -> Float[Tensor, "d d"]:
         """The matrix itself, as a new array."""
-        return self._backend.dense()
+        with plans.computing("multiply with it instead"):
+            return self._backend.dense()
 
     def trace(self) -> float:
         """Sum of all eigenvalues: the mean squared distance of a gradient from the mean gradient."""
@@ -230,7 +231,8 @@ class DiffusionMatrix:
 
         With ``recomputed`` it costs a pass over the gradients for every 2,048 columns.
         """
-        return self._backend.frobenius_norm
+        with plans.computing("lower chunk"):
+            return self._backend.frobenius_norm
 
     def mean_and_std(self) -> tuple[float, float]:
         """Mean and standard deviation of all ``d`` eigenvalues, from trace and Frobenius norm; see chapter 9."""
@@ -303,7 +305,8 @@ class DiffusionMatrix:
         """
         _checks.count("n", n)
         z = torch.randn(n, self._backend.noise, generator=generator, device=generator.device, dtype=self.dtype)
-        return self._backend.root_matmul(z.to(self.device).T).T
+        with plans.computing("draw fewer at once"):
+            return self._backend.root_matmul(z.to(self.device).T).T
 
     def to_scipy(self) -> LinearOperator:
         """As a :class:`scipy.sparse.linalg.LinearOperator`, for SciPy's iterative solvers, on the CPU."""

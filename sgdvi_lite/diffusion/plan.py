@@ -13,6 +13,7 @@ from sgdvi_lite.diffusion.certificates import Certificate
 from sgdvi_lite.diffusion.dense import Dense, DenseOfKept
 from sgdvi_lite.diffusion.gram import Gram
 from sgdvi_lite.diffusion.recomputed import Recomputed
+from sgdvi_lite.gradients.conditions import full_precision
 from sgdvi_lite.gradients.source import Source
 
 BACKENDS: dict[str, type[Backend]] = {kind.name: kind for kind in (Dense, Gram, Recomputed)}
@@ -114,10 +115,11 @@ def available(device: torch.device) -> int:
 
 
 @contextmanager
-def memory_told(remedy: str) -> Iterator[None]:
-    """Turn a device's lack of memory into an error that says what helps."""
+def computing(remedy: str) -> Iterator[None]:
+    """Full precision; and a device's lack of memory is an error that says what helps."""
     try:
-        yield
+        with full_precision():
+            yield
     except torch.OutOfMemoryError as error:
         fault = f"the device is out of memory: {remedy}, or give memory= a lower bound ({str(error).splitlines()[0]})"
         raise MemoryError(fault) from error

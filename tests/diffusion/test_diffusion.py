@@ -257,9 +257,10 @@ def test_auto_takes_what_fits_and_says_so():
     roomy, tight = (DiffusionMatrix.from_model(*problem, memory=m, chunk=20) for m in (1e9, 4e6))
     assert (roomy.plan.backend, roomy.plan.best, roomy.plan.asked) == ("dense", "dense", False)
     assert (tight.plan.backend, tight.plan.best, tight.plan.limit) == ("recomputed", "dense", 4_000_000)
-    assert roomy.plan.needed == tight.plan.needed == (1221**2 + 20 * 1221) * 8
-    assert roomy.how.startswith("dense, N = 2,000 >= d = 1,221, 12.1 MB; gradients layer by layer")
-    assert tight.how.startswith("recomputed, N = 2,000 >= d = 1,221, dense needs 12.1 MB, and 4 MB may be used")
+    kept = (1221**2 + 20 * 1221) * 8
+    assert kept < roomy.plan.needed == tight.plan.needed < 1.05 * kept  # what a chunk takes to compute comes to it
+    assert roomy.how.startswith("dense, N = 2,000 >= d = 1,221, 12.2 MB; gradients layer by layer")
+    assert tight.how.startswith("recomputed, N = 2,000 >= d = 1,221, dense needs 12.2 MB, and 4 MB may be used")
     assert tight.trace() == pytest.approx(roomy.trace(), rel=1e-12)
 
 
@@ -288,11 +289,11 @@ def test_memory_is_foreseen_without_computing_a_gradient(monkeypatch):
     [
         (
             lambda p: DiffusionMatrix.from_model(*p, backend="dense", memory=1e6),
-            r"backend 'dense' with N = 50 and d = 1,221 needs 12.4 MB, and 1 MB may be used: use backend='recomputed'",
+            r"backend 'dense' with N = 50 and d = 1,221 needs 12.5 MB, and 1 MB may be used: use backend='recomputed'",
         ),
         (
             lambda p: DiffusionMatrix.from_model(*p, backend="lanczos", memory=1e6),
-            r"backend 'recomputed' .* needs 1.95 MB, and 1 MB may be used: lower chunk",
+            r"backend 'recomputed' .* needs 2.06 MB, and 1 MB may be used: lower chunk",
         ),
     ],
 )
