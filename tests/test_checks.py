@@ -69,5 +69,5 @@ def test_networks_take_arrays_and_integers_of_numpy():
 
 
 def test_a_device_without_numbers_is_refused():
-    with pytest.raises(ValueError, match="device = 'meta': .*expected cpu"):
+    with pytest.raises(ValueError, match=r"device = 'meta': .*expected cpu"):
         _checks.device("meta")
