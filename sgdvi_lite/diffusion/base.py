@@ -101,12 +101,14 @@ class Gradients:
     def check_size(self, what: str, size: float) -> None:
         """Raise if the largest entry has a square that leaves the range of the dtype, or all have."""
         info, numbers = torch.finfo(self.source.like.dtype), self.source.d * self.ranks.total
-        least, most = math.sqrt(info.tiny / info.eps), math.sqrt(info.max / numbers)
+        double = torch.finfo(torch.float64)  # in which the squares of the matrix's entries are added up
+        least = max(math.sqrt(info.tiny / info.eps), double.tiny**0.25)
+        most = min(math.sqrt(info.max / numbers), (double.max / numbers**2) ** 0.25)
         _checks.require(
             size <= most and (size >= least or size == 0 or what == "are up to"),
             f"gradients: the largest entries {what} {size:.3g}: expected 0, or {least:.1g} to {most:.1g}, whose "
-            f"squares neither vanish nor overflow in {info.dtype}; multiply the loss by a power of two, or compute in "
-            "float64",
+            f"squares, and theirs, neither vanish nor overflow in {info.dtype}; multiply the loss by a power of two, "
+            "or compute in float64",
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -197,7 +198,11 @@ class DiffusionMatrix:
 
     def __matmul__(self, V: Array) -> Tensor:
         """Product with a vector ``(d,)`` or a matrix ``(d, m)``, of the dtype and on the device of ``D``."""
-        V = torch.as_tensor(V) if isinstance(V, np.ndarray) else V
+        V = torch.from_numpy(V.copy()) if isinstance(V, np.ndarray) else V
+        if not isinstance(V, Tensor):
+            raise TypeError(
+                f"V is a {type(V).__name__}: expected a tensor or NumPy array, ({self.shape[0]},) or more columns"
+            )
         if V.ndim not in (1, 2) or V.shape[0] != self.shape[0]:
             raise ValueError(f"V has shape {tuple(V.shape)}: expected ({self.shape[0]},) or ({self.shape[0]}, m)")
         if V.dtype != self.dtype:
@@ -252,8 +257,9 @@ class DiffusionMatrix:
         """
         if k is None and not self._backend.stored:
             raise ValueError("k = None: backend 'recomputed' gives leading eigenvalues; give k, or use backend='dense'")
-        k = self.shape[0] if k is None else k
-        _checks.count("k", k, high=self.shape[0], remedy="the matrix has no more eigenvalues")
+        k = _checks.count(
+            "k", self.shape[0] if k is None else k, high=self.shape[0], remedy="the matrix has no more eigenvalues"
+        )
         return self._eigenvalues.largest(k)
 
     def rank(self, eps: float | None = None) -> int:
@@ -283,10 +289,11 @@ class DiffusionMatrix:
         (2, 'full', 0.0)
         """
         least = torch.finfo(self.dtype).eps
-        eps = least if eps is None else eps
+        eps = least if eps is None else _checks.positive("eps", eps)
         if eps < least:
             raise ValueError(f"eps = {eps}: expected >= {least} for {self.dtype} gradients; compute them in float64")
-        return self._eigenvalues.above(eps)
+        found = self._eigenvalues.above(eps)
+        return replace(found, values=found.values.clone(), residuals=found.residuals.clone())  # the others are kept
 
     def stable_rank(self) -> float:
         """Trace over largest eigenvalue; see :func:`sgdvi_lite.linalg.stable_rank`."""
@@ -303,7 +310,9 @@ class DiffusionMatrix:
 
         The normal numbers are drawn on the generator's device, so that a CPU generator gives the same on every device.
         """
-        _checks.count("n", n)
+        n = _checks.count("n", n)
+        if not isinstance(generator, torch.Generator):
+            raise TypeError(f"generator = {generator!r}: expected a torch.Generator, such as torch.Generator()")
         z = torch.randn(n, self._backend.noise, generator=generator, device=generator.device, dtype=self.dtype)
         with plans.computing("draw fewer at once"):
             return self._backend.root_matmul(z.to(self.device).T).T
@@ -312,7 +321,8 @@ class DiffusionMatrix:
         """As a :class:`scipy.sparse.linalg.LinearOperator`, for SciPy's iterative solvers, on the CPU."""
 
         def matmul(V):
-            return (self @ torch.as_tensor(V, dtype=self.dtype, device=self.device)).cpu().numpy()
+            _checks.require(not np.iscomplexobj(V), "V is complex: expected real vectors; multiply its two parts")
+            return (self @ torch.as_tensor(V.copy(), dtype=self.dtype, device=self.device)).cpu().numpy()
 
         dtype = torch.empty(0, dtype=self.dtype).numpy().dtype
         return LinearOperator(self.shape, matvec=matmul, rmatvec=matmul, matmat=matmul, dtype=dtype)

@@ -25,8 +25,9 @@ class Recomputed(Backend):
     buffer: Tensor
     origin: Tensor
     mean: Tensor
-    trace: float
     marks: list[Tensor]
+    trace: float = math.nan
+    squares: float = math.nan  # summed over the centred gradients of this rank
     name = "recomputed"
     file = "lanczos"  # its name when the first folders were made
     block = 64  # a pass costs hardly more than for fewer
@@ -52,27 +53,38 @@ class Recomputed(Backend):
             states.save("mean", lambda: state, done=True)
         mean = state["mean"]
         origin = state.get("origin", torch.zeros_like(mean))  # kept states had none at first
-        made = cls(source.d, source.like, ranks.total, gradients, buffer, origin, mean, math.nan, marks)
+        made = cls(source.d, source.like, ranks.total, gradients, buffer, origin, mean, marks)
         state = states.load("trace")
         if state is None:
-            squares = sum(G.double().square().sum() for G in made._centred())
+            squares = sum(map(square, made._centred()))
             state = {"trace": ranks.sum(squares / ranks.total)}
             states.save("trace", lambda: state, done=True)
-        return replace(made, trace=state["trace"].item())
+        else:
+            squares = state["trace"] * ranks.total  # of one rank: the work of several is not kept
+        return replace(made, trace=state["trace"].item(), squares=squares.item())
 
     def _centred(self) -> Iterator[Tensor]:
         return self.gradients.passed(self._recomputed())
 
     def _recomputed(self) -> Iterator[Tensor]:
         source = self.gradients.source
-        now = list(map(mark, source.inputs))
+        self._require(all(map(torch.equal, map(mark, source.inputs), self.marks)))
+        squares = source.like.new_zeros((), dtype=torch.float64)
+        for G in source.chunks(self.gradients.progress, self.buffer):
+            C = (G.sub_(self.origin) if self.origin.any() else G).sub_(self.mean)
+            squares += square(C)
+            yield C
+        self._require(math.isnan(self.squares) or self._near(squares.item(), self.squares))
+
+    def _near(self, now: float, then: float) -> bool:
+        return abs(now - then) <= torch.finfo(self.like.dtype).eps ** 0.5 * then
+
+    def _require(self, unchanged: bool) -> None:
         _checks.require(
-            all(map(torch.equal, now, self.marks)),
+            unchanged,
             "gradients: what they are computed from was changed in place after D was built: expected it to stay as it "
             "was; build D anew, or from a copy",
         )
-        for G in source.chunks(self.gradients.progress, self.buffer):
-            yield (G.sub_(self.origin) if self.origin.any() else G).sub_(self.mean)
 
     def matmul(self, V: Tensor) -> Tensor:
         """Product ``D V`` by one pass."""
@@ -109,7 +121,14 @@ class Recomputed(Backend):
 
     def dense(self) -> Tensor:
         """The matrix as the back-end ``dense`` computes it."""
-        return Dense.build(replace(self.gradients, states=NOTHING)).matrix
+        built = Dense.build(replace(self.gradients, states=NOTHING))
+        self._require(self._near(built.trace, self.trace))
+        return built.matrix
+
+
+def square(C: Tensor) -> Tensor:
+    """Sum of squares, in float64."""
+    return C.double().square().sum()
 
 
 def mark(tensor: Tensor) -> Tensor:

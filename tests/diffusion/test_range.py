@@ -51,7 +51,7 @@ def test_the_range_of_a_network_is_that_of_its_rows_and_not_of_its_factors(backe
     model, _, x, y = network_problem("tiny-fc", 30)
     for factor in (1e-23, 1e19):
         loss = lambda output, y, f=factor: f * torch.nn.functional.cross_entropy(output, y)  # noqa: E731
-        with pytest.raises(ValueError, match="whose squares neither vanish nor overflow in float32"):
+        with pytest.raises(ValueError, match="squares, and theirs, neither vanish nor overflow in float32"):
             DiffusionMatrix.from_model(model.float(), loss, x.float(), y, backend)
 
 
