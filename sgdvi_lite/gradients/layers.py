@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 from torch.nn.grad import conv2d_weight
 
-from sgdvi_lite.gradients.examples import Examples, dims, each
+from sgdvi_lite.gradients.examples import Examples, dims, each, leaves
 
 
 class Rows(NamedTuple):
@@ -145,7 +145,7 @@ def layer_by_layer(model: nn.Module, loss) -> Callable[[Examples, Examples], lis
         if any(call.a._version != call.version for call in calls):
             raise NotImplementedError("the input of a layer is changed in place")
         passed = {call.layer: (call, delta) for call, delta in zip(calls, deltas, strict=True)}
-        return [part for layer in layers for part in _parts(*passed[layer])]
+        return [part for layer in layers for part in _parts(len(leaves(x)[0]), *passed[layer])]
 
     return of_each
 
@@ -182,8 +182,10 @@ def _sum_of_losses(loss, output, y: Examples) -> Tensor:
 
 
 @torch.no_grad()
-def _parts(call: Call, delta: Tensor | None) -> list[Part]:
+def _parts(n: int, call: Call, delta: Tensor | None) -> list[Part]:
     delta = call.a.new_zeros(call.shape) if delta is None else delta
+    if not len(call.a) == len(delta) == n:
+        raise NotImplementedError("a layer gets other rows than one for each example")
     return KNOWN[type(call.layer)](call.layer, call.a.detach(), delta)
 
 

@@ -15,6 +15,7 @@ from sgdvi_lite.gradients.conditions import State
 from sgdvi_lite.gradients.examples import Examples, count, each, ends, integers, leaves, take, tensors
 
 Loss = Callable[[Tensor, Tensor], Tensor]
+FAULTS = RuntimeError, IndexError, TypeError
 DTYPES = (torch.float32, torch.float64)
 
 
@@ -33,6 +34,8 @@ class Problem:
     @classmethod
     def of(cls, model: nn.Module, loss: Loss, x: Examples, y: Examples) -> Problem:
         """The problem, unless something is wrong with the network or the lengths."""
+        fault = f"model is a {type(model).__name__}: expected a torch.nn.Module; wrap what it does in one"
+        _checks.require(isinstance(model, nn.Module), fault)
         x, y = tensors("x", x), tensors("y", y)
         N = count(x, y)
         _check_modes(model)
@@ -59,48 +62,37 @@ class Problem:
         x, y = self.take(slice(k, k + 1))
         try:
             output = self.model(x)
-        except (RuntimeError, IndexError, TypeError) as fault:
-            raise self._about_inputs(fault, k) from fault
-        if any(t.is_cuda for t in leaves(y)):  # there a label out of range would end the process
-            with suppress(RuntimeError):
-                self._loss_of(*(each(Tensor.cpu, tree) for tree in (output, y)))
-        value = self._loss_of(output, y)
+        except FAULTS as fault:
+            expected = f"those that the model has a row for, unlike one of example {k}; number the tokens anew"
+            raise explained(fault, "x", self.x, self.weights[0], expected) from fault
+        try:
+            if any(t.is_cuda for t in leaves(y)):  # there a label out of range would end the process
+                with suppress(RuntimeError):
+                    self.loss(*(each(Tensor.cpu, tree) for tree in (output, y)))
+            value = self.loss(output, y)
+        except FAULTS as fault:
+            like = output if isinstance(output, Tensor) and output.ndim > 1 else None
+            expected = "" if like is None else f"0 to {like.shape[1] - 1}, the model's outputs; relabel the classes"
+            raise explained(fault, "y", self.y, like, expected) from fault
         shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
         fault = f"loss: gave shape {shape} for a batch of one; expected a scalar; use reduction='mean'"
         _checks.require(shape == (), fault)
         self.state.restore()
         return value.requires_grad
 
-    def _about_inputs(self, fault: Exception, k: int) -> Exception:
-        weight, why = self.weights[0], in_short(fault)
-        for x in leaves(self.x):
-            if x.device != weight.device or (x.is_floating_point() and x.dtype != weight.dtype):
-                text = f"x is {x.dtype} on {x.device}, the model {weight.dtype} on {weight.device}: expected the same; "
-                return ValueError(f"{text}convert one with .to(dtype=..., device=...) ({why})")
-        if isinstance(fault, IndexError) and integers(self.x):
-            text = (
-                f"x has integers from {' to '.join(map(str, ends(self.x)))}: expected those that the model has a row "
-            )
-            return ValueError(f"{text}for, and it refuses example {k} ({why}); number the tokens anew")
-        fault.add_note(f"the model fails on example {k} as a batch of one: on x[{k}:{k + 1}]")
-        return fault
 
-    def _loss_of(self, output: object, y: Examples) -> object:
-        try:
-            return self.loss(output, y)
-        except (RuntimeError, IndexError, TypeError) as fault:
-            plain, why = isinstance(output, Tensor) and output.ndim > 1, in_short(fault)
-            for target in leaves(y) if plain else []:
-                if target.device != output.device:
-                    text = (
-                        f"y is on {target.device}, the model's outputs on {output.device}: expected the same; move one"
-                    )
-                    raise ValueError(f"{text} with .to(device) ({why})") from fault
-            if isinstance(fault, IndexError) and plain and integers(y):
-                text = f"y has labels from {' to '.join(map(str, ends(self.y)))}: expected 0 to {output.shape[1] - 1}, "
-                raise ValueError(f"{text}the model's outputs; relabel the classes ({why})") from fault
-            fault.add_note("the loss fails on a batch of one: on model(x[k:k+1]) and y[k:k+1]")
-            raise
+def explained(fault: Exception, name: str, values: Examples, like: Tensor | None, expected: str) -> Exception:
+    """What an error is due to, if devices, dtypes or integers do not fit; or the error, with a note on its place."""
+    why = in_short(fault)
+    for t in [] if like is None else leaves(values):
+        if t.device != like.device or (t.is_floating_point() and t.dtype != like.dtype):
+            text = f"{name} is {t.dtype} on {t.device}, the model {like.dtype} on {like.device}: expected the same; "
+            return ValueError(f"{text}convert one with .to(dtype=..., device=...) ({why})")
+    if isinstance(fault, IndexError) and like is not None and integers(values):
+        low, high = ends(values)
+        return ValueError(f"{name} has integers from {low} to {high}: expected {expected} ({why})")
+    fault.add_note(f"the {'model' if name == 'x' else 'loss'} fails on a batch of one, such as x[:1] and y[:1]")
+    return fault
 
 
 def in_short(fault: Exception) -> str:

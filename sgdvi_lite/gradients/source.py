@@ -25,7 +25,8 @@ the overhead of a pass. All that is computed on the way to them may take ten tim
 WORKING = 10
 CHUNK_ROWS = 4096  # gradients in one chunk of a given array, which takes no memory of its own
 MANY = 10_000  # examples, for which a pass for each is slow
-GOLDEN = 0.6180339887498949  # its multiples, without their integers, are spread evenly
+PERIOD = 16  # default chunks, in one of which gradients are compared with the loop
+SHARE = 64  # examples in it, one of which is computed again beside others
 
 
 class Source:
@@ -125,10 +126,10 @@ class Network(Source):
             self._choice = choice = choose(problem, self._loop, single=chunk == 1)
         self.how, self.widths = choice.how, choice.widths
         bound, row = CHUNK_BYTES.get(self.like.device.type, CHUNK_BYTES["cpu"]), self.d * self.like.element_size()
-        fitting = min(bound // row, (WORKING * bound - choice.fixed) // choice.growing)
-        self.chunk = min(self.N, chunk or max(1, fitting))
-        self.working_bytes = choice.fixed + self.chunk * choice.growing
-        self._period = max(1, 4 * bound // row)  # examples, one of which is compared: a hundredth of the time
+        self.chunk = min(self.N, chunk or max(1, min(bound // row, WORKING * bound // choice.bytes)))
+        self.working_bytes = self.chunk * choice.bytes
+        self._period = PERIOD * max(1, bound // row)
+        self._due = 0  # the next example from which on a chunk is compared with the loop; each only once
         self._versions = [t._version for t in leaves((self.x, self.y))]
         self._warn()
 
@@ -136,7 +137,12 @@ class Network(Source):
     def _conditions(self) -> Iterator[None]:
         """In full precision, of the network as it was; and what is said if a device has too little memory."""
         try:
-            with torch.inference_mode(False), full_precision(), self._problem.state.in_force():
+            with (
+                torch.inference_mode(False),
+                torch.autocast(self.like.device.type, enabled=False),
+                full_precision(),
+                self._problem.state.in_force(),
+            ):
                 yield
         except torch.OutOfMemoryError as error:
             raise MemoryError(
@@ -171,29 +177,35 @@ class Network(Source):
         """The gradients of ``n`` examples, unless something is wrong with them."""
         unchanged = [t._version for t in leaves((self.x, self.y))] == self._versions
         _checks.require(unchanged, "x or y was changed in place after it was given; expected the same; give a copy")
+        parts = self._pass(start, slice(start, start + n))
+        if not torch.stack([part.witness() for part in parts]).isfinite().all():
+            _checks.finite("gradients", rows(parts), first=start)
+        if self._choice.judge and start >= self._due:
+            self._compare(parts, start, n)
+            self._due = start + self._period
+        return parts
+
+    def _compare(self, parts: list[Part], start: int, n: int) -> None:
+        """Compute one of these gradients alone, by the loop, and some in other company: nothing should change."""
+        agree = self._choice.judge.agree
+        picked = torch.randperm(n, generator=torch.Generator().manual_seed(start))[: 2 + n // SHARE]
+        found = rows([type(part)(*(tensor[picked] for tensor in part)) for part in parts])
+        alone = self._loop(*self._problem.take(start + picked[:1]))[0].rows
+        if not (agree(found[:1], alone) and agree(rows(self._pass(start, start + picked)), found)):
+            raise self._distrust(start, "they are not those of each example alone")
+
+    def _pass(self, start: int, which: slice | Tensor) -> list[Part]:
         try:
-            parts = self._choice.way(*self._problem.take(slice(start, start + n)))
+            return self._choice.way(*self._problem.take(which))
         except Exception as fault:
             if self._choice.judge is None or isinstance(fault, torch.OutOfMemoryError):
                 raise
             raise self._distrust(start, in_short(fault)) from fault
-        if not torch.stack([part.witness() for part in parts]).isfinite().all():
-            _checks.finite("gradients", rows(parts), first=start)
-        if self._choice.judge and -start % self._period < n:
-            self._compare(parts, start, int(n * ((start + 1) * GOLDEN % 1)))
-        return parts
 
-    def _compare(self, parts: list[Part], start: int, k: int) -> None:
-        """Let the loop compute gradient ``k`` of these too: the others in its chunk should have had no part in it."""
-        found = rows([type(part)(*(tensor[k : k + 1] for tensor in part)) for part in parts])
-        x, y = self._problem.take(slice(start + k, start + k + 1))
-        if not self._choice.judge.agree(found, self._loop(x, y)[0].rows, x, y):
-            raise self._distrust(start + k, "it is not the gradient of that example alone")
-
-    def _distrust(self, k: int, why: str) -> ValueError:
+    def _distrust(self, start: int, why: str) -> ValueError:
         return ValueError(
-            f"gradients {self.how.split(',')[0]}, example {k}: {why}, though a sample agreed; expected that examples "
-            "do not see each other; give chunk=1, with which each has a pass of its own"
+            f"gradients {self.how.split(',')[0]}, from example {start} on: {why}, though a sample agreed; expected that "
+            "examples do not see each other; give chunk=1, with which each has a pass of its own"
         )
 
 

@@ -65,7 +65,7 @@ def test_examples_that_see_each_other_in_large_chunks_only_are_found_midway():
     source = gradients.Network(*problem)
     assert source.how == "layer by layer"
     with pytest.raises(
-        ValueError, match=r"example \d+: it is not the gradient of that example alone, .*; give chunk=1"
+        ValueError, match=r"from example 0 on: they are not those of each example alone, .*; give chunk=1"
     ):
         list(source.parts())
     assert assert_right(*problem, chunk=1) == LOOP + "each chunk is one example"
@@ -80,14 +80,12 @@ def test_a_branch_that_leaves_a_layer_out_is_found_midway():
 
 
 def test_each_parameter_is_judged_by_its_own_scale():
-    weights = [torch.zeros(3), torch.zeros(2)]
-    exact = torch.tensor([[1.0, 2.0, 3.0, 3e-7, -1e-7]])
-    judge = Judge.of(lambda x, y: [gradients.source.Rows(exact)], weights, exact)
-    wrong = exact.clone()
+    exact = torch.tensor([[1.0, 2.0, 3.0, 3e-7, -1e-7]], dtype=torch.float64)
+    judge, wrong = Judge([nn.Parameter(exact[0, :3]), nn.Parameter(exact[0, 3:])]), exact.clone()
     wrong[0, 3:] *= 1.96
-    assert judge.agree(exact * (1 + 1e-5), exact, None, None)
-    assert not judge.agree(wrong, exact, None, None)
-    assert not judge.agree(torch.full_like(exact, float("nan")), exact, None, None)
+    assert judge.agree(exact * (1 + 1e-9), exact)
+    assert not judge.agree(wrong, exact)
+    assert not judge.agree(torch.full_like(exact, float("nan")), exact)
 
 
 def test_a_gradient_that_is_zero_but_for_rounding_does_not_stop_the_fast_ways():
@@ -172,16 +170,16 @@ def bad_problems():
         ),
         "labels from 1": (
             *plain(y=y + 1),
-            r"y has labels from 1 to 3: expected 0 to 2, the model's outputs; relabel the classes",
+            r"y has integers from 1 to 3: expected 0 to 2, the model's outputs; relabel the classes",
         ),
         "one label too high": (
             *plain(y=torch.where(torch.arange(N) == 17, 3, 0)),
-            r"y has labels from 0 to 3: expected 0 to 2",
+            r"y has integers from 0 to 3: expected 0 to 2",
         ),
         "one token too high": (
             embedding,
             {"x": torch.where(torch.arange(2 * N).view(N, 2) == 35, 4, 1)},
-            r"x has integers from 1 to 4: .*refuses example 17",
+            r"x has integers from 1 to 4: .*unlike one of example 17",
         ),
         "x in float32": (
             *plain(x=x.float()),
@@ -249,7 +247,7 @@ def test_errors_of_the_network_and_of_the_loss_stay_what_they_are():
     assert "the loss fails on a batch of one" in caught.value.__notes__[0]
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied") as caught:
         gradients.chunks(model, loss, x[:, :2], y)
-    assert "the model fails on example 0 as a batch of one" in caught.value.__notes__[0]
+    assert "the model fails on a batch of one" in caught.value.__notes__[0]
 
 
 def test_class_weights_cancel_in_a_mean_over_one_and_one_is_told():
