@@ -45,18 +45,18 @@ class State:
     def in_force(self) -> Iterator[None]:
         """Put the network into this state, for as long as the context lasts."""
         dicts, trained = [(d, dict(d)) for d, _ in self._dicts], [(p, p.requires_grad) for p, _ in self._trained]
-        others = [(t, t.detach().clone(), kept) for t, kept in self._tensors if not torch.equal(t.detach(), kept)]
+        others = [(t, t.data, kept.clone()) for t, kept in self._tensors if not _same(t.data, kept)]
         _refill(self._dicts, self._trained)
         for tensor, _, kept in others:
-            tensor.data.copy_(kept)  # by .data no graph notices: the values come back
+            tensor.data = kept  # no graph notices, and the other values come back
         self._versions = [t._version for t, _ in self._tensors]
         try:
             yield
         finally:
             self._undo()
             _refill(dicts, trained)
-            for tensor, value, _ in others:
-                tensor.data.copy_(value)
+            for tensor, other, _ in others:
+                tensor.data = other
 
     def restore(self) -> None:
         """Undo what a pass through the network has left behind."""
@@ -69,9 +69,13 @@ class State:
                 tensor.data.copy_(kept)
 
 
+def _same(a: Tensor, b: Tensor) -> bool:
+    return a.dtype == b.dtype and a.device == b.device and torch.equal(a, b)
+
+
 def _refill(dicts, trained) -> None:
     for now, then in dicts:
-        if len(now) != len(then) or any(map(is_not, now.values(), then.values())):
+        if (now or then) and (len(now) != len(then) or any(map(is_not, now.values(), then.values()))):
             now.clear()
             now.update(then)
     for p, flag in trained:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 
 from sgdvi_lite import _checks
 from sgdvi_lite.gradients.conditions import State
-from sgdvi_lite.gradients.examples import Examples, count, each, ends, integers, leaves, take, tensors
+from sgdvi_lite.gradients.examples import Examples, count, each, integers, leaves, take, tensors
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 FAULTS = RuntimeError, IndexError, TypeError
@@ -89,7 +88,7 @@ def explained(fault: Exception, name: str, values: Examples, like: Tensor | None
             text = f"{name} is {t.dtype} on {t.device}, the model {like.dtype} on {like.device}: expected the same; "
             return ValueError(f"{text}convert one with .to(dtype=..., device=...) ({why})")
     if isinstance(fault, IndexError) and like is not None and integers(values):
-        low, high = ends(values)
+        low, high = torch.cat([t.reshape(-1).long() for t in integers(values)]).aminmax()
         return ValueError(f"{name} has integers from {low} to {high}: expected {expected} ({why})")
     fault.add_note(f"the {'model' if name == 'x' else 'loss'} fails on a batch of one, such as x[:1] and y[:1]")
     return fault
@@ -98,16 +97,6 @@ def explained(fault: Exception, name: str, values: Examples, like: Tensor | None
 def in_short(fault: Exception) -> str:
     """The first sentence of an error."""
     return (str(fault).strip() or type(fault).__name__).splitlines()[0].split(". ")[0][:150]
-
-
-def warn_of_weighted_mean(loss: Loss) -> None:
-    """Say what a weighted mean is for a batch of one."""
-    if isinstance(loss, nn.CrossEntropyLoss | nn.NLLLoss) and loss.weight is not None and loss.reduction == "mean":
-        warnings.warn(
-            "loss: its mean is weighted and divides by the weights, which cancel in a batch of one: gradients are as "
-            "without class weights; use reduction='sum' to have them",
-            stacklevel=4,
-        )
 
 
 def _check_modes(model: nn.Module) -> None:

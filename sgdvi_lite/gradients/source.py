@@ -14,10 +14,10 @@ from tqdm.auto import tqdm
 from sgdvi_lite import _checks, nets
 from sgdvi_lite.gradients.choice import choose
 from sgdvi_lite.gradients.conditions import full_precision
-from sgdvi_lite.gradients.examples import Examples, leaves
+from sgdvi_lite.gradients.examples import Examples, leaves, take
 from sgdvi_lite.gradients.layers import Part, Rows, rows
-from sgdvi_lite.gradients.problem import Loss, Problem, in_short, warn_of_weighted_mean
-from sgdvi_lite.gradients.ways import one_by_one
+from sgdvi_lite.gradients.problem import Loss, Problem, in_short
+from sgdvi_lite.gradients.ways import Judge, one_by_one
 
 CHUNK_BYTES = {"cpu": 32 * 2**20, "cuda": 512 * 2**20}
 """Default bound on the size of one chunk of gradients, in bytes: small enough for the caches, large enough to share
@@ -157,7 +157,12 @@ class Network(Source):
             return self.loss(self.model(x), y).item()
 
     def _warn(self) -> None:
-        warn_of_weighted_mean(self.loss)
+        loss = self.loss
+        if isinstance(loss, nn.CrossEntropyLoss | nn.NLLLoss) and loss.weight is not None and loss.reduction == "mean":
+            text = (
+                "loss: its mean is weighted and divides by the weights, which cancel in a batch of one: gradients are "
+            )
+            warnings.warn(text + "as without class weights; use reduction='sum' to have them", stacklevel=3)
         if self.how.startswith("one by one") and self.N >= MANY and self.chunk > 1:
             text = f"gradients {self.how}: slow for {self.N:,} examples; give fewer, or a network of layers that "
             warnings.warn(text + "torch.func.vmap can transform", stacklevel=3)
@@ -177,36 +182,30 @@ class Network(Source):
         """The gradients of ``n`` examples, unless something is wrong with them."""
         unchanged = [t._version for t in leaves((self.x, self.y))] == self._versions
         _checks.require(unchanged, "x or y was changed in place after it was given; expected the same; give a copy")
-        parts = self._pass(start, slice(start, start + n))
-        if not torch.stack([part.witness() for part in parts]).isfinite().all():
+        judge = self._choice.judge
+        try:
+            parts = self._choice.way(*self._problem.take(slice(start, start + n)))
+            finite = torch.stack([part.witness() for part in parts]).isfinite().all()
+            if judge and finite and start >= self._due:
+                _checks.require(self._alone(parts, start, n, judge), "they are not those of each example alone")
+                self._due = start + self._period
+        except Exception as fault:
+            if judge is None or isinstance(fault, torch.OutOfMemoryError):
+                raise
+            text = f"gradients {self.how.split(',')[0]}, from example {start} on: {in_short(fault)}, though a sample "
+            text += "agreed; expected that examples do not see each other; give chunk=1, where each has its own pass"
+            raise ValueError(text) from fault
+        if not finite:
             _checks.finite("gradients", rows(parts), first=start)
-        if self._choice.judge and start >= self._due:
-            self._compare(parts, start, n)
-            self._due = start + self._period
         return parts
 
-    def _compare(self, parts: list[Part], start: int, n: int) -> None:
-        """Compute one of these gradients alone, by the loop, and some in other company: nothing should change."""
-        agree = self._choice.judge.agree
+    def _alone(self, parts: list[Part], start: int, n: int, judge: Judge) -> bool:
+        """Whether one of these gradients is the same by the loop, and some are the same in other company."""
         picked = torch.randperm(n, generator=torch.Generator().manual_seed(start))[: 2 + n // SHARE]
         found = rows([type(part)(*(tensor[picked] for tensor in part)) for part in parts])
-        alone = self._loop(*self._problem.take(start + picked[:1]))[0].rows
-        if not (agree(found[:1], alone) and agree(rows(self._pass(start, start + picked)), found)):
-            raise self._distrust(start, "they are not those of each example alone")
-
-    def _pass(self, start: int, which: slice | Tensor) -> list[Part]:
-        try:
-            return self._choice.way(*self._problem.take(which))
-        except Exception as fault:
-            if self._choice.judge is None or isinstance(fault, torch.OutOfMemoryError):
-                raise
-            raise self._distrust(start, in_short(fault)) from fault
-
-    def _distrust(self, start: int, why: str) -> ValueError:
-        return ValueError(
-            f"gradients {self.how.split(',')[0]}, from example {start} on: {why}, though a sample agreed; expected that "
-            "examples do not see each other; give chunk=1, with which each has a pass of its own"
-        )
+        x, y = self._problem.take(start + picked)
+        alone = self._loop(take(x, slice(0, 1)), take(y, slice(0, 1)))[0].rows
+        return judge.agree(found[:1], alone) and judge.agree(rows(self._choice.way(x, y)), found)
 
 
 def chunks(

@@ -64,13 +64,13 @@ def _slopes(problem: Problem, x: Examples, y: Examples, row: slice) -> Sequence[
 
 def by_vmap(model: nn.Module, loss: Loss) -> Way:
     """The same for all examples at once, where torch can transform the network."""
-    weights = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
 
     def of_one(weights: dict[str, Tensor], x: Examples, y: Examples) -> Tensor:
         x, y = (each(lambda tensor: tensor[None], tree) for tree in (x, y))
         return loss(functional_call(model, weights, (x,)), y)
 
     def of_each(x: Examples, y: Examples) -> list[Part]:
+        weights = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
         # With gradients on, a loss shows whether it reaches the parameters; torch cannot batch its other attentions.
         with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
             found, values = vmap(grad_and_value(of_one), (None, dims(x), dims(y)))(weights, x, y)

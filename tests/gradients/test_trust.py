@@ -71,6 +71,25 @@ def test_examples_that_see_each_other_in_large_chunks_only_are_found_midway():
     assert assert_right(*problem, chunk=1) == LOOP + "each chunk is one example"
 
 
+def test_few_examples_that_see_others_are_found_in_other_company():
+    """An expert with a capacity: a tenth of the examples is too much for it. The one compared with the loop is not."""
+    torch.manual_seed(0)
+    x, y = torch.randn(2000, FEATURES, dtype=torch.float64), torch.randint(CLASSES, (2000,))
+
+    def with_expert(m, x):
+        wants = x[:, :1] > 0
+        return m.last(x) + (wants & (wants.cumsum(0) <= 800)) * m.first(x)
+
+    layers = {name: nn.Linear(FEATURES, CLASSES) for name in ("first", "last")}
+    problem = of(with_expert, **layers).double(), cross_entropy, x, y
+    source = gradients.Network(*problem)
+    assert source.how == "layer by layer" and source.chunk == 2000
+    with pytest.raises(ValueError, match="from example 0 on: they are not those of each example alone"):
+        list(source.parts())
+    source._choice.judge.agree = lambda found, exact: len(found) > 1 or Judge.agree(source._choice.judge, found, exact)
+    list(source.parts())
+
+
 def test_a_branch_that_leaves_a_layer_out_is_found_midway():
     leaves = lambda m, x: m.last(m.first(x)) if len(x) <= choice.SAMPLE else x[:, :CLASSES]  # noqa: E731
     problem = made(lambda: case(of(leaves, **first_and_last())))
