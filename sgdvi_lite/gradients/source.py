@@ -49,6 +49,8 @@ class Source:
         How many numbers ``parts`` holds for one example, one entry for each tensor.
     how : str
         How they are computed.
+    inputs : list of Tensor
+        What the gradients are computed from; a change in them is a fault.
     working_bytes : int
         What a pass takes at its peak beside what the caller keeps: the gradients of a chunk as ``parts`` gives them,
         and what they are computed from.
@@ -71,6 +73,7 @@ class Given(Source):
         self.like, self.widths = gradients.new_empty(0), (self.d,)
         self.chunk = min(self.N, chunk)
         self._gradients = gradients
+        self.inputs = [gradients]
 
     def parts(self, progress: bool = False, first: int = 0) -> Iterator[list[Part]]:
         """Iterate over the gradients from ``first`` on, ``chunk`` at a time, as they are."""
@@ -130,7 +133,8 @@ class Network(Source):
         self.working_bytes = self.chunk * choice.bytes
         self._period = PERIOD * max(1, bound // row)
         self._due = 0  # the next example from which on a chunk is compared with the loop; each only once
-        self._versions = [t._version for t in leaves((self.x, self.y))]
+        self.inputs = leaves((self.x, self.y))
+        self._versions = [t._version for t in self.inputs]
         self._warn()
 
     @contextmanager
@@ -150,19 +154,16 @@ class Network(Source):
                 f"free what else is on it ({in_short(error)})"
             ) from error
 
-    def loss_of(self, k: int) -> float:
-        """The loss of example ``k``, a batch of one."""
-        x, y = self._problem.take(slice(k, k + 1))
-        with torch.no_grad(), self._conditions():
-            return self.loss(self.model(x), y).item()
+    def one_by_one(self, examples: list[int]) -> Tensor:
+        """Gradients (n, d) of some examples, each by a pass of its own."""
+        with self._conditions():
+            return self._loop(*self._problem.take(torch.tensor(examples)))[0].rows
 
     def _warn(self) -> None:
         loss = self.loss
         if isinstance(loss, nn.CrossEntropyLoss | nn.NLLLoss) and loss.weight is not None and loss.reduction == "mean":
-            text = (
-                "loss: its mean is weighted and divides by the weights, which cancel in a batch of one: gradients are "
-            )
-            warnings.warn(text + "as without class weights; use reduction='sum' to have them", stacklevel=3)
+            text = "loss: its mean is weighted and divides by the weights, which cancel in a batch of one: gradients "
+            warnings.warn(text + "are as without class weights; use reduction='sum' to have them", stacklevel=3)
         if self.how.startswith("one by one") and self.N >= MANY and self.chunk > 1:
             text = f"gradients {self.how}: slow for {self.N:,} examples; give fewer, or a network of layers that "
             warnings.warn(text + "torch.func.vmap can transform", stacklevel=3)
@@ -180,7 +181,7 @@ class Network(Source):
 
     def _checked(self, start: int, n: int) -> list[Part]:
         """The gradients of ``n`` examples, unless something is wrong with them."""
-        unchanged = [t._version for t in leaves((self.x, self.y))] == self._versions
+        unchanged = [t._version for t in self.inputs] == self._versions
         _checks.require(unchanged, "x or y was changed in place after it was given; expected the same; give a copy")
         judge = self._choice.judge
         try:
