@@ -85,7 +85,7 @@ def _refill(dicts, trained) -> None:
 
 @contextmanager
 def full_precision() -> Iterator[None]:
-    """Products and convolutions of float32 numbers in float32: neither TF32 nor bfloat16, which keep three digits."""
+    """Products and convolutions of float32 numbers in float32: no TF32, no autocast, which keep three digits."""
     backends = torch.backends
     switches = [  # how one is read, how it is set, and to what
         (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision, "highest"),
@@ -100,7 +100,8 @@ def full_precision() -> Iterator[None]:
     try:
         for _, write, value in switches:
             write(value)
-        yield
+        with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+            yield
     finally:
         for (_, write, _), value in zip(switches, before, strict=True):
             write(value)

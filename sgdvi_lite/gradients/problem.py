@@ -33,8 +33,6 @@ class Problem:
     @classmethod
     def of(cls, model: nn.Module, loss: Loss, x: Examples, y: Examples) -> Problem:
         """The problem, unless something is wrong with the network or the lengths."""
-        fault = f"model is a {type(model).__name__}: expected a torch.nn.Module; wrap what it does in one"
-        _checks.require(isinstance(model, nn.Module), fault)
         x, y = tensors("x", x), tensors("y", y)
         N = count(x, y)
         _check_modes(model)

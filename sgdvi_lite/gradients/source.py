@@ -25,7 +25,7 @@ the overhead of a pass. All that is computed on the way to them may take ten tim
 WORKING = 10
 CHUNK_ROWS = 4096  # gradients in one chunk of a given array, which takes no memory of its own
 MANY = 10_000  # examples, for which a pass for each is slow
-PERIOD = 16  # default chunks, in one of which gradients are compared with the loop
+PERIOD = 16  # chunks of that size, in one of which gradients are compared with the loop
 SHARE = 64  # examples in it, one of which is computed again beside others
 
 
@@ -141,12 +141,7 @@ class Network(Source):
     def _conditions(self) -> Iterator[None]:
         """In full precision, of the network as it was; and what is said if a device has too little memory."""
         try:
-            with (
-                torch.inference_mode(False),
-                torch.autocast(self.like.device.type, enabled=False),
-                full_precision(),
-                self._problem.state.in_force(),
-            ):
+            with torch.inference_mode(False), full_precision(), self._problem.state.in_force():
                 yield
         except torch.OutOfMemoryError as error:
             raise MemoryError(

@@ -421,6 +421,48 @@ def test_gradients_are_computed_in_full_precision_whatever_is_allowed():
     assert switches() == before
 
 
+def test_gradients_and_products_are_those_without_autocast():
+    model, loss, x, y = mlp(nn.Tanh()), cross_entropy, torch.randn(N, FEATURES), tokens(high=3)
+    exact = gradients.per_example_gradients(model, loss, x, y)
+    D = DiffusionMatrix.from_model(model, loss, x, y, "recomputed")
+    V = torch.ones(exact.shape[1])
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(gradients.per_example_gradients(model, loss, x, y), exact)
+        again = DiffusionMatrix.from_model(model, loss, x, y, "recomputed")
+        assert again.trace() == D.trace() and torch.equal(again @ V, D @ V)
+
+
+def test_experts_that_share_out_the_examples_are_computed_one_by_one():
+    """Half of them each: no layer has a row for every example, and none has one for each of a chunk."""
+
+    def shared_out(m, x):
+        takes, out = x[:, 0] > 0, x.new_zeros(len(x), CLASSES)
+        out[takes], out[~takes] = m.first(x[takes]), m.last(x[~takes])
+        return out
+
+    layers = {name: nn.Linear(FEATURES, CLASSES) for name in ("first", "last")}
+    model, loss, x, y = made(lambda: case(of(shared_out, **layers)))
+    x[:, 0] = torch.tensor([1.0, -1.0]).repeat(N // 2)
+    how = assert_right(model, loss, x, y, chunk=10)
+    assert how.startswith(LOOP + "a layer gets other rows than one for each example")
+
+
+def test_what_holds_hooks_and_dtypes_is_part_of_the_state():
+    model, loss, x, y = made(lambda: case(mlp(nn.Tanh())))
+    source, exact = gradients.Network(model, loss, x, y), autograd_gradients(model, loss, x, y)
+    model[0].register_forward_hook(lambda module, args, output: 2 * output)
+    model.float()
+    assert torch.allclose(next(source.chunks()), exact, rtol=0, atol=1e-14)
+    assert model[0].weight.dtype == torch.float32 and len(model[0]._forward_hooks) == 1
+
+
+def test_a_weighted_loss_with_smoothed_labels_is_not_refused_midway():
+    model, _, x, y = linear()
+    w = torch.tensor([1.0, 2.0, 5.0], dtype=torch.float64)
+    loss = nn.CrossEntropyLoss(weight=w, label_smoothing=0.1, reduction="sum")
+    assert_right(model, loss, x, y)
+
+
 def test_the_newer_switches_of_precision_are_respected():
     if not hasattr(torch.backends.cuda.matmul, "fp32_precision"):
         pytest.skip("this torch has none")
