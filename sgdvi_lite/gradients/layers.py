@@ -8,6 +8,7 @@ instead of ``out * in``, and inner products of gradients cost as much less. Conv
 import math
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -135,7 +136,7 @@ def layer_by_layer(model: nn.Module, loss) -> Callable[[Examples, Examples], lis
         calls: list[Call] = []
         with ExitStack() as hooks, torch.enable_grad():
             for layer in layers:
-                hooks.enter_context(layer.register_forward_hook(_note_in(calls), prepend=True, with_kwargs=True))
+                hooks.enter_context(layer.register_forward_hook(partial(_note, calls), prepend=True, with_kwargs=True))
             total = _sum_of_losses(loss, model(x), y)
         if len(calls) != len(layers) or len({call.layer for call in calls}) != len(layers):
             raise NotImplementedError("a layer is not used exactly once")
@@ -150,13 +151,10 @@ def layer_by_layer(model: nn.Module, loss) -> Callable[[Examples, Examples], lis
     return of_each
 
 
-def _note_in(calls: list[Call]):
-    def hook(layer: nn.Module, args: tuple, kwargs: dict, output: Tensor) -> None:
-        a = args[0] if args else kwargs["input"]
-        node = get_gradient_edge(a).node if a.requires_grad else None
-        calls.append(Call(layer, a, a._version, output.shape, get_gradient_edge(output), node))
-
-    return hook
+def _note(calls: list[Call], layer: nn.Module, args: tuple, kwargs: dict, output: Tensor) -> None:
+    a = args[0] if args else kwargs["input"]
+    node = get_gradient_edge(a).node if a.requires_grad else None
+    calls.append(Call(layer, a, a._version, output.shape, get_gradient_edge(output), node))
 
 
 def _reaches(total: Tensor, weights: set[Node], calls: list[Call]) -> bool:
