@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -14,8 +13,8 @@ from sgdvi_lite.gradients.layers import layer_by_layer, rows
 from sgdvi_lite.gradients.problem import Problem, in_short
 from sgdvi_lite.gradients.ways import Judge, Way, by_vmap
 
-SAMPLE = 8  # examples by which a way is judged, at least
-LARGEST_SAMPLE = 64  # at most: so many while the gradient of some parameter is zero in all of them
+SAMPLE = 8  # examples by which a way is judged
+LARGEST_SAMPLE = 64  # where the gradient of some parameter is zero in all of those
 
 
 class Choice(NamedTuple):
@@ -27,8 +26,8 @@ class Choice(NamedTuple):
         The way, in words with the reason why no faster one is taken.
     widths
         As those of a source.
-    fixed, growing
-        Bytes that a chunk takes, whatever its size and for each of its examples.
+    bytes
+        What each example in a chunk takes.
     judge
         Who compares it with the loop, or ``None`` for the loop itself.
     """
@@ -36,86 +35,65 @@ class Choice(NamedTuple):
     way: Way
     how: str
     widths: tuple[int, ...]
-    fixed: int
-    growing: int
+    bytes: int
     judge: Judge | None
 
 
 def choose(problem: Problem, loop: Way, single: bool) -> Choice:
     """The fastest way that can be trusted; the loop, if chunks of a ``single`` example are asked for."""
-    indices, exact, judge = _sample(problem, loop)
-    reason = "each chunk is one example" if single else _doubt(problem, exact)
-    if reason is None:
+    judge = Judge(problem.weights)
+    indices, exact = _sample(problem, loop, judge)
+    examples = problem.take(torch.tensor(indices))
+    reasons = _reasons(problem, exact, single)
+    for name, make in () if reasons else (("layer by layer", layer_by_layer), ("vmap", by_vmap)):
         try:
-            return _judged(layer_by_layer, problem, judge, exact, indices)._replace(how="layer by layer")
-        except Doubt as doubt:
-            reason = str(doubt)
-        try:
-            return _judged(by_vmap, problem, judge, exact, indices)._replace(how=f"vmap, since {reason}")
-        except Doubt as doubt:
-            reason = f"{reason}; vmap: {doubt}"
+            way = make(problem.model, problem.loss)
+            if judge.agree(rows(way(*examples)), exact):
+                return _measured(way, ", since ".join([name, *reasons]), examples, judge)
+            reasons.append(f"{len(exact)} examples contradict it")
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as fault:  # the loop had none: it is not the network's, but of what this way asks of a network
+            reasons.append(in_short(fault))
+        finally:
+            problem.state.restore()
+    again = loop(*examples)[0].rows
+    fault = f"model: two passes over example {indices[int((again - exact).abs().amax(1).argmax())]} give different "
+    fault += "gradients; expected neither noise nor memory of earlier passes; call model.eval() first, or draw no "
+    _checks.require(judge.agree(again, exact), fault + "random numbers in it")
+    return _measured(loop, f"one by one, since {'; vmap: '.join(reasons)}", problem.take(slice(0, 1)), None)
+
+
+def _measured(way: Way, how: str, examples: tuple, judge: Judge | None) -> Choice:
     with Peak() as memory:
-        loop(*problem.take(slice(0, 1)))
-    d = exact.shape[1]
-    return Choice(loop, f"one by one, since {reason}", (d,), memory.bytes, d * exact.element_size(), None)
-
-
-class Doubt(Exception):
-    """Why a way cannot be used."""
-
-
-def _judged(make: Callable[..., Way], problem: Problem, judge: Judge, exact: Tensor, indices: list[int]) -> Choice:
-    """The way, if it agrees with the loop on these examples."""
-    x, y = problem.take(torch.tensor(indices))
-    try:
-        way = make(problem.model, problem.loss)
-        with Peak() as memory:
-            parts = way(x, y)
-        found = rows(parts)
-    except torch.OutOfMemoryError:
-        raise
-    except Exception as fault:  # the loop had none: it is not the network's, but of what this way asks of a network
-        raise Doubt(in_short(fault)) from fault
-    finally:
-        problem.state.restore()
-    if not judge.agree(found, exact, x, y):
-        raise Doubt(f"{len(exact)} examples contradict it")
+        parts = way(*examples)
     widths = tuple(tensor.shape[1] for part in parts for tensor in part)
-    return Choice(way, "", widths, 0, -(-memory.bytes // len(exact)), judge)
+    return Choice(way, how, widths, -(-memory.bytes // len(parts[0][0])), judge)
 
 
-def _sample(problem: Problem, loop: Way) -> tuple[list[int], Tensor, Judge]:
-    """Examples, their gradients by the loop, and who judges by them.
-
-    The examples are the first, those with the least and largest integers, and others at random; more, as long as the
-    gradient of some parameter is zero in all of them.
-    """
+def _sample(problem: Problem, loop: Way, judge: Judge) -> tuple[list[int], Tensor]:
+    """Examples and their gradients by the loop: the first, those of least and largest integers, others at random."""
     extremes = problem.extremes()
     depends = [problem.try_one(k) for k in extremes]
     others = torch.randperm(problem.N, generator=torch.Generator().manual_seed(0))[:LARGEST_SAMPLE].tolist()
-    order, exact = list(dict.fromkeys(extremes + others)), None
-    for size in (SAMPLE, 2 * SAMPLE, 4 * SAMPLE, LARGEST_SAMPLE):
-        seen = 0 if exact is None else len(exact)
-        if seen == len(order) or (seen and judge.scale.all()):
-            break
-        new = loop(*problem.take(torch.tensor(order[seen:size])))[0].rows
-        for k, row in zip(order[seen:size], new, strict=True):
-            _checks.finite("gradients", row[None], first=k)
-        exact = torch.cat([exact, new]) if seen else new
-        judge = Judge.of(loop, problem.weights, exact)
+    order, found = list(dict.fromkeys(extremes + others)), []
+    for some in (order[:SAMPLE], order[SAMPLE:LARGEST_SAMPLE]):
+        if some and not judge.scale.all():
+            found.append(loop(*problem.take(torch.tensor(some)))[0].rows)
+            for k, row in zip(some, found[-1], strict=True):
+                _checks.finite("gradients", row[None], first=k)
+            judge.see(found[-1])
+    exact = torch.cat(found)
     fault = "loss: depends on no trainable weight; expected that it does; detach nothing, compute no part without grad"
     _checks.require(any(depends) or exact.any(), fault)
-    k = int(exact.abs().amax(1).argmax())
-    x, y = problem.take(slice(order[k], order[k] + 1))
-    fault = f"model: two passes over example {order[k]} give different gradients; expected neither noise nor memory of "
-    fault += "earlier passes; call model.eval() first, or draw no random numbers in it"
-    _checks.require(judge.agree(loop(x, y)[0].rows, exact[k : k + 1], x, y), fault)
-    return order[: len(exact)], exact, judge
+    return order[: len(exact)], exact
 
 
-def _doubt(problem: Problem, exact: Tensor) -> str | None:
+def _reasons(problem: Problem, exact: Tensor, single: bool) -> list[str]:
     """Why no way but the loop can be trusted."""
+    if single:
+        return ["each chunk is one example"]
     hooked = [name for name, p in problem.model.named_parameters() if p.requires_grad and p._backward_hooks]
     if hooked:
-        return f"a hook changes the gradient of {hooked[0]!r}"
-    return None if exact.any() else f"the gradients of {len(exact)} examples are all zero"
+        return [f"a hook changes the gradient of {hooked[0]!r}"]
+    return [] if exact.any() else [f"the gradients of {len(exact)} examples are all zero"]

@@ -9,7 +9,6 @@ from operator import is_not
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 
 class State:
@@ -35,7 +34,7 @@ class State:
 
     def __init__(self, model: nn.Module):
         own = [vars(module) for module in model.modules()]
-        nested = [d[name] for d in own for name in ("_parameters", "_buffers", "_modules") if name in d]
+        nested = [value for d in own for value in d.values() if isinstance(value, dict)]  # of weights, layers, hooks
         self._dicts = [(d, dict(d)) for d in own + nested]
         found = {id(t): t for d in own + nested for t in d.values() if isinstance(t, Tensor)}.values()
         self._tensors = [(t, t.detach().clone()) for t in found]
@@ -46,18 +45,18 @@ class State:
     def in_force(self) -> Iterator[None]:
         """Put the network into this state, for as long as the context lasts."""
         dicts, trained = [(d, dict(d)) for d, _ in self._dicts], [(p, p.requires_grad) for p, _ in self._trained]
-        others = [(t, t.detach().clone(), kept) for t, kept in self._tensors if not torch.equal(t.detach(), kept)]
+        others = [(t, t.data, kept.clone()) for t, kept in self._tensors if not _same(t.data, kept)]
         _refill(self._dicts, self._trained)
         for tensor, _, kept in others:
-            tensor.data.copy_(kept)  # by .data no graph notices: the values come back
+            tensor.data = kept  # no graph notices, and the other values come back
         self._versions = [t._version for t, _ in self._tensors]
         try:
             yield
         finally:
             self._undo()
             _refill(dicts, trained)
-            for tensor, value, _ in others:
-                tensor.data.copy_(value)
+            for tensor, other, _ in others:
+                tensor.data = other
 
     def restore(self) -> None:
         """Undo what a pass through the network has left behind."""
@@ -70,9 +69,13 @@ class State:
                 tensor.data.copy_(kept)
 
 
+def _same(a: Tensor, b: Tensor) -> bool:
+    return a.dtype == b.dtype and a.device == b.device and torch.equal(a, b)
+
+
 def _refill(dicts, trained) -> None:
     for now, then in dicts:
-        if len(now) != len(then) or any(map(is_not, now.values(), then.values())):
+        if (now or then) and (len(now) != len(then) or any(map(is_not, now.values(), then.values()))):
             now.clear()
             now.update(then)
     for p, flag in trained:
@@ -82,7 +85,7 @@ def _refill(dicts, trained) -> None:
 
 @contextmanager
 def full_precision() -> Iterator[None]:
-    """Products and convolutions of float32 numbers in float32: neither TF32 nor bfloat16, which keep three digits."""
+    """Products and convolutions of float32 numbers in float32: no TF32, no autocast, which keep three digits."""
     backends = torch.backends
     switches = [  # how one is read, how it is set, and to what
         (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision, "highest"),
@@ -97,7 +100,8 @@ def full_precision() -> Iterator[None]:
     try:
         for _, write, value in switches:
             write(value)
-        yield
+        with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+            yield
     finally:
         for (_, write, _), value in zip(switches, before, strict=True):
             write(value)
@@ -123,31 +127,21 @@ class Peak(TorchDispatchMode):
     def __init__(self):
         super().__init__()
         self.bytes = self._alive = 0
-        self._known: dict[int, object] = {}
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         """Run the operation, and count what it makes."""
-        used = _dense((args, kwargs))
-        for tensor in used:
-            self._known.setdefault(tensor.untyped_storage()._cdata, tensor)  # was there before, and is kept alive
-        out = func(*args, **(kwargs or {}))
-        made = _dense(out)
-        for tensor in made:
-            self._count(tensor.untyped_storage())
-        self.bytes = max(self.bytes, self._alive + sum(t.nbytes for t in used + made))
+        used, out = _storages(args), func(*args, **(kwargs or {}))
+        made = {key: storage for key, storage in _storages([out]).items() if key not in used}  # views make nothing
+        for storage in made.values():
+            self._alive += storage.nbytes()
+            weakref.finalize(storage, self._free, storage.nbytes())
+        self.bytes = max(self.bytes, self._alive + sum(s.nbytes() for s in (used | made).values()))
         return out
 
-    def _count(self, storage) -> None:
-        if storage._cdata not in self._known:
-            self._known[storage._cdata] = None
-            self._alive += storage.nbytes()
-            self.bytes = max(self.bytes, self._alive)
-            weakref.finalize(storage, self._free, storage._cdata, storage.nbytes())
-
-    def _free(self, key: int, size: int) -> None:
-        del self._known[key]
+    def _free(self, size: int) -> None:
         self._alive -= size
 
 
-def _dense(tree) -> list[Tensor]:
-    return [t for t in tree_leaves(tree) if isinstance(t, Tensor) and t.layout == torch.strided]
+def _storages(values) -> dict[int, torch.UntypedStorage]:
+    tensors = [t for v in values for t in (v if isinstance(v, tuple | list) else (v,)) if isinstance(t, Tensor)]
+    return {s._cdata: s for s in (t.untyped_storage() for t in tensors if t.layout == torch.strided)}

@@ -95,9 +95,3 @@ def count(x: Examples, y: Examples) -> int:
 def integers(tree: Examples) -> list[Tensor]:
     """The tensors of integers in it: tokens, labels or counts."""
     return [t for t in leaves(tree) if t.dtype in INTEGERS]
-
-
-def ends(tree: Examples) -> tuple[int, int]:
-    """The least and the largest of these integers."""
-    found = [t for t in integers(tree) if t.numel()]
-    return min(int(t.min()) for t in found), max(int(t.max()) for t in found)

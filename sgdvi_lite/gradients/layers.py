@@ -8,6 +8,7 @@ instead of ``out * in``, and inner products of gradients cost as much less. Conv
 import math
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 from torch.nn.grad import conv2d_weight
 
-from sgdvi_lite.gradients.examples import Examples, dims, each
+from sgdvi_lite.gradients.examples import Examples, dims, each, leaves
 
 
 class Rows(NamedTuple):
@@ -135,7 +136,7 @@ def layer_by_layer(model: nn.Module, loss) -> Callable[[Examples, Examples], lis
         calls: list[Call] = []
         with ExitStack() as hooks, torch.enable_grad():
             for layer in layers:
-                hooks.enter_context(layer.register_forward_hook(_note_in(calls), prepend=True, with_kwargs=True))
+                hooks.enter_context(layer.register_forward_hook(partial(_note, calls), prepend=True, with_kwargs=True))
             total = _sum_of_losses(loss, model(x), y)
         if len(calls) != len(layers) or len({call.layer for call in calls}) != len(layers):
             raise NotImplementedError("a layer is not used exactly once")
@@ -145,18 +146,15 @@ def layer_by_layer(model: nn.Module, loss) -> Callable[[Examples, Examples], lis
         if any(call.a._version != call.version for call in calls):
             raise NotImplementedError("the input of a layer is changed in place")
         passed = {call.layer: (call, delta) for call, delta in zip(calls, deltas, strict=True)}
-        return [part for layer in layers for part in _parts(*passed[layer])]
+        return [part for layer in layers for part in _parts(len(leaves(x)[0]), *passed[layer])]
 
     return of_each
 
 
-def _note_in(calls: list[Call]):
-    def hook(layer: nn.Module, args: tuple, kwargs: dict, output: Tensor) -> None:
-        a = args[0] if args else kwargs["input"]
-        node = get_gradient_edge(a).node if a.requires_grad else None
-        calls.append(Call(layer, a, a._version, output.shape, get_gradient_edge(output), node))
-
-    return hook
+def _note(calls: list[Call], layer: nn.Module, args: tuple, kwargs: dict, output: Tensor) -> None:
+    a = args[0] if args else kwargs["input"]
+    node = get_gradient_edge(a).node if a.requires_grad else None
+    calls.append(Call(layer, a, a._version, output.shape, get_gradient_edge(output), node))
 
 
 def _reaches(total: Tensor, weights: set[Node], calls: list[Call]) -> bool:
@@ -182,8 +180,10 @@ def _sum_of_losses(loss, output, y: Examples) -> Tensor:
 
 
 @torch.no_grad()
-def _parts(call: Call, delta: Tensor | None) -> list[Part]:
+def _parts(n: int, call: Call, delta: Tensor | None) -> list[Part]:
     delta = call.a.new_zeros(call.shape) if delta is None else delta
+    if not len(call.a) == len(delta) == n:
+        raise NotImplementedError("a layer gets other rows than one for each example")
     return KNOWN[type(call.layer)](call.layer, call.a.detach(), delta)
 
 

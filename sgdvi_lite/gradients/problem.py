@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -12,9 +11,10 @@ from torch import Tensor, nn
 
 from sgdvi_lite import _checks
 from sgdvi_lite.gradients.conditions import State
-from sgdvi_lite.gradients.examples import Examples, count, each, ends, integers, leaves, take, tensors
+from sgdvi_lite.gradients.examples import Examples, count, each, integers, leaves, take, tensors
 
 Loss = Callable[[Tensor, Tensor], Tensor]
+FAULTS = RuntimeError, IndexError, TypeError
 DTYPES = (torch.float32, torch.float64)
 
 
@@ -59,63 +59,42 @@ class Problem:
         x, y = self.take(slice(k, k + 1))
         try:
             output = self.model(x)
-        except (RuntimeError, IndexError, TypeError) as fault:
-            raise self._about_inputs(fault, k) from fault
-        if any(t.is_cuda for t in leaves(y)):  # there a label out of range would end the process
-            with suppress(RuntimeError):
-                self._loss_of(*(each(Tensor.cpu, tree) for tree in (output, y)))
-        value = self._loss_of(output, y)
+        except FAULTS as fault:
+            expected = f"those that the model has a row for, unlike one of example {k}; number the tokens anew"
+            raise explained(fault, "x", self.x, self.weights[0], expected) from fault
+        try:
+            if any(t.is_cuda for t in leaves(y)):  # there a label out of range would end the process
+                with suppress(RuntimeError):
+                    self.loss(*(each(Tensor.cpu, tree) for tree in (output, y)))
+            value = self.loss(output, y)
+        except FAULTS as fault:
+            like = output if isinstance(output, Tensor) and output.ndim > 1 else None
+            expected = "" if like is None else f"0 to {like.shape[1] - 1}, the model's outputs; relabel the classes"
+            raise explained(fault, "y", self.y, like, expected) from fault
         shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
         fault = f"loss: gave shape {shape} for a batch of one; expected a scalar; use reduction='mean'"
         _checks.require(shape == (), fault)
         self.state.restore()
         return value.requires_grad
 
-    def _about_inputs(self, fault: Exception, k: int) -> Exception:
-        weight, why = self.weights[0], in_short(fault)
-        for x in leaves(self.x):
-            if x.device != weight.device or (x.is_floating_point() and x.dtype != weight.dtype):
-                text = f"x is {x.dtype} on {x.device}, the model {weight.dtype} on {weight.device}: expected the same; "
-                return ValueError(f"{text}convert one with .to(dtype=..., device=...) ({why})")
-        if isinstance(fault, IndexError) and integers(self.x):
-            text = (
-                f"x has integers from {' to '.join(map(str, ends(self.x)))}: expected those that the model has a row "
-            )
-            return ValueError(f"{text}for, and it refuses example {k} ({why}); number the tokens anew")
-        fault.add_note(f"the model fails on example {k} as a batch of one: on x[{k}:{k + 1}]")
-        return fault
 
-    def _loss_of(self, output: object, y: Examples) -> object:
-        try:
-            return self.loss(output, y)
-        except (RuntimeError, IndexError, TypeError) as fault:
-            plain, why = isinstance(output, Tensor) and output.ndim > 1, in_short(fault)
-            for target in leaves(y) if plain else []:
-                if target.device != output.device:
-                    text = (
-                        f"y is on {target.device}, the model's outputs on {output.device}: expected the same; move one"
-                    )
-                    raise ValueError(f"{text} with .to(device) ({why})") from fault
-            if isinstance(fault, IndexError) and plain and integers(y):
-                text = f"y has labels from {' to '.join(map(str, ends(self.y)))}: expected 0 to {output.shape[1] - 1}, "
-                raise ValueError(f"{text}the model's outputs; relabel the classes ({why})") from fault
-            fault.add_note("the loss fails on a batch of one: on model(x[k:k+1]) and y[k:k+1]")
-            raise
+def explained(fault: Exception, name: str, values: Examples, like: Tensor | None, expected: str) -> Exception:
+    """What an error is due to, if devices, dtypes or integers do not fit; or the error, with a note on its place."""
+    why = in_short(fault)
+    for t in [] if like is None else leaves(values):
+        if t.device != like.device or (t.is_floating_point() and t.dtype != like.dtype):
+            text = f"{name} is {t.dtype} on {t.device}, the model {like.dtype} on {like.device}: expected the same; "
+            return ValueError(f"{text}convert one with .to(dtype=..., device=...) ({why})")
+    if isinstance(fault, IndexError) and like is not None and integers(values):
+        low, high = torch.cat([t.reshape(-1).long() for t in integers(values)]).aminmax()
+        return ValueError(f"{name} has integers from {low} to {high}: expected {expected} ({why})")
+    fault.add_note(f"the {'model' if name == 'x' else 'loss'} fails on a batch of one, such as x[:1] and y[:1]")
+    return fault
 
 
 def in_short(fault: Exception) -> str:
     """The first sentence of an error."""
     return (str(fault).strip() or type(fault).__name__).splitlines()[0].split(". ")[0][:150]
-
-
-def warn_of_weighted_mean(loss: Loss) -> None:
-    """Say what a weighted mean is for a batch of one."""
-    if isinstance(loss, nn.CrossEntropyLoss | nn.NLLLoss) and loss.weight is not None and loss.reduction == "mean":
-        warnings.warn(
-            "loss: its mean is weighted and divides by the weights, which cancel in a batch of one: gradients are as "
-            "without class weights; use reduction='sum' to have them",
-            stacklevel=4,
-        )
 
 
 def _check_modes(model: nn.Module) -> None:

@@ -14,10 +14,10 @@ from tqdm.auto import tqdm
 from sgdvi_lite import _checks, nets
 from sgdvi_lite.gradients.choice import choose
 from sgdvi_lite.gradients.conditions import full_precision
-from sgdvi_lite.gradients.examples import Examples, leaves
+from sgdvi_lite.gradients.examples import Examples, leaves, take
 from sgdvi_lite.gradients.layers import Part, Rows, rows
-from sgdvi_lite.gradients.problem import Loss, Problem, in_short, warn_of_weighted_mean
-from sgdvi_lite.gradients.ways import one_by_one
+from sgdvi_lite.gradients.problem import Loss, Problem, in_short
+from sgdvi_lite.gradients.ways import Judge, one_by_one
 
 CHUNK_BYTES = {"cpu": 32 * 2**20, "cuda": 512 * 2**20}
 """Default bound on the size of one chunk of gradients, in bytes: small enough for the caches, large enough to share
@@ -25,7 +25,8 @@ the overhead of a pass. All that is computed on the way to them may take ten tim
 WORKING = 10
 CHUNK_ROWS = 4096  # gradients in one chunk of a given array, which takes no memory of its own
 MANY = 10_000  # examples, for which a pass for each is slow
-GOLDEN = 0.6180339887498949  # its multiples, without their integers, are spread evenly
+PERIOD = 16  # chunks of that size, in one of which gradients are compared with the loop
+SHARE = 64  # examples in it, one of which is computed again beside others
 
 
 class Source:
@@ -128,10 +129,10 @@ class Network(Source):
             self._choice = choice = choose(problem, self._loop, single=chunk == 1)
         self.how, self.widths = choice.how, choice.widths
         bound, row = CHUNK_BYTES.get(self.like.device.type, CHUNK_BYTES["cpu"]), self.d * self.like.element_size()
-        fitting = min(bound // row, (WORKING * bound - choice.fixed) // choice.growing)
-        self.chunk = min(self.N, chunk or max(1, fitting))
-        self.working_bytes = choice.fixed + self.chunk * choice.growing
-        self._period = max(1, 4 * bound // row)  # examples, one of which is compared: a hundredth of the time
+        self.chunk = min(self.N, chunk or max(1, min(bound // row, WORKING * bound // choice.bytes)))
+        self.working_bytes = self.chunk * choice.bytes
+        self._period = PERIOD * max(1, bound // row)
+        self._due = 0  # the next example from which on a chunk is compared with the loop; each only once
         self.inputs = leaves((self.x, self.y))
         self._versions = [t._version for t in self.inputs]
         self._warn()
@@ -154,7 +155,10 @@ class Network(Source):
             return self._loop(*self._problem.take(torch.tensor(examples)))[0].rows
 
     def _warn(self) -> None:
-        warn_of_weighted_mean(self.loss)
+        loss = self.loss
+        if isinstance(loss, nn.CrossEntropyLoss | nn.NLLLoss) and loss.weight is not None and loss.reduction == "mean":
+            text = "loss: its mean is weighted and divides by the weights, which cancel in a batch of one: gradients "
+            warnings.warn(text + "are as without class weights; use reduction='sum' to have them", stacklevel=3)
         if self.how.startswith("one by one") and self.N >= MANY and self.chunk > 1:
             text = f"gradients {self.how}: slow for {self.N:,} examples; give fewer, or a network of layers that "
             warnings.warn(text + "torch.func.vmap can transform", stacklevel=3)
@@ -174,30 +178,30 @@ class Network(Source):
         """The gradients of ``n`` examples, unless something is wrong with them."""
         unchanged = [t._version for t in self.inputs] == self._versions
         _checks.require(unchanged, "x or y was changed in place after it was given; expected the same; give a copy")
+        judge = self._choice.judge
         try:
             parts = self._choice.way(*self._problem.take(slice(start, start + n)))
+            finite = torch.stack([part.witness() for part in parts]).isfinite().all()
+            if judge and finite and start >= self._due:
+                _checks.require(self._alone(parts, start, n, judge), "they are not those of each example alone")
+                self._due = start + self._period
         except Exception as fault:
-            if self._choice.judge is None or isinstance(fault, torch.OutOfMemoryError):
+            if judge is None or isinstance(fault, torch.OutOfMemoryError):
                 raise
-            raise self._distrust(start, in_short(fault)) from fault
-        if not torch.stack([part.witness() for part in parts]).isfinite().all():
+            text = f"gradients {self.how.split(',')[0]}, from example {start} on: {in_short(fault)}, though a sample "
+            text += "agreed; expected that examples do not see each other; give chunk=1, where each has its own pass"
+            raise ValueError(text) from fault
+        if not finite:
             _checks.finite("gradients", rows(parts), first=start)
-        if self._choice.judge and -start % self._period < n:
-            self._compare(parts, start, int(n * ((start + 1) * GOLDEN % 1)))
         return parts
 
-    def _compare(self, parts: list[Part], start: int, k: int) -> None:
-        """Let the loop compute gradient ``k`` of these too: the others in its chunk should have had no part in it."""
-        found = rows([type(part)(*(tensor[k : k + 1] for tensor in part)) for part in parts])
-        x, y = self._problem.take(slice(start + k, start + k + 1))
-        if not self._choice.judge.agree(found, self._loop(x, y)[0].rows, x, y):
-            raise self._distrust(start + k, "it is not the gradient of that example alone")
-
-    def _distrust(self, k: int, why: str) -> ValueError:
-        return ValueError(
-            f"gradients {self.how.split(',')[0]}, example {k}: {why}, though a sample agreed; expected that examples "
-            "do not see each other; give chunk=1, with which each has a pass of its own"
-        )
+    def _alone(self, parts: list[Part], start: int, n: int, judge: Judge) -> bool:
+        """Whether one of these gradients is the same by the loop, and some are the same in other company."""
+        picked = torch.randperm(n, generator=torch.Generator().manual_seed(start))[: 2 + n // SHARE]
+        found = rows([type(part)(*(tensor[picked] for tensor in part)) for part in parts])
+        x, y = self._problem.take(start + picked)
+        alone = self._loop(take(x, slice(0, 1)), take(y, slice(0, 1)))[0].rows
+        return judge.agree(found[:1], alone) and judge.agree(rows(self._choice.way(x, y)), found)
 
 
 def chunks(

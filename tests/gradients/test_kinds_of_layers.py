@@ -119,7 +119,7 @@ def assert_gradients(model, loss, x):
 def test_convolutions(name):
     torch.manual_seed(0)
     kind, options = CONVOLUTIONS[name]
-    x = torch.randn(N, 2, *(9,) * int(name.split("d,")[0][-1]), dtype=torch.float64)
+    x = torch.randn(N, 2, *(7,) * int(name.split("d,")[0][-1]), dtype=torch.float64)
     assert_gradients(flat(kind(2, 4, 3, **options), nn.ReLU()), squares, x)
 
 

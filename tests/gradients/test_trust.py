@@ -65,10 +65,29 @@ def test_examples_that_see_each_other_in_large_chunks_only_are_found_midway():
     source = gradients.Network(*problem)
     assert source.how == "layer by layer"
     with pytest.raises(
-        ValueError, match=r"example \d+: it is not the gradient of that example alone, .*; give chunk=1"
+        ValueError, match=r"from example 0 on: they are not those of each example alone, .*; give chunk=1"
     ):
         list(source.parts())
     assert assert_right(*problem, chunk=1) == LOOP + "each chunk is one example"
+
+
+def test_few_examples_that_see_others_are_found_in_other_company():
+    """An expert with a capacity: a tenth of the examples is too much for it. The one compared with the loop is not."""
+    torch.manual_seed(0)
+    x, y = torch.randn(2000, FEATURES, dtype=torch.float64), torch.randint(CLASSES, (2000,))
+
+    def with_expert(m, x):
+        wants = x[:, :1] > 0
+        return m.last(x) + (wants & (wants.cumsum(0) <= 800)) * m.first(x)
+
+    layers = {name: nn.Linear(FEATURES, CLASSES) for name in ("first", "last")}
+    problem = of(with_expert, **layers).double(), cross_entropy, x, y
+    source = gradients.Network(*problem)
+    assert source.how == "layer by layer" and source.chunk == 2000
+    with pytest.raises(ValueError, match="from example 0 on: they are not those of each example alone"):
+        list(source.parts())
+    source._choice.judge.agree = lambda found, exact: len(found) > 1 or Judge.agree(source._choice.judge, found, exact)
+    list(source.parts())
 
 
 def test_a_branch_that_leaves_a_layer_out_is_found_midway():
@@ -80,14 +99,12 @@ def test_a_branch_that_leaves_a_layer_out_is_found_midway():
 
 
 def test_each_parameter_is_judged_by_its_own_scale():
-    weights = [torch.zeros(3), torch.zeros(2)]
-    exact = torch.tensor([[1.0, 2.0, 3.0, 3e-7, -1e-7]])
-    judge = Judge.of(lambda x, y: [gradients.source.Rows(exact)], weights, exact)
-    wrong = exact.clone()
+    exact = torch.tensor([[1.0, 2.0, 3.0, 3e-7, -1e-7]], dtype=torch.float64)
+    judge, wrong = Judge([nn.Parameter(exact[0, :3]), nn.Parameter(exact[0, 3:])]), exact.clone()
     wrong[0, 3:] *= 1.96
-    assert judge.agree(exact * (1 + 1e-5), exact, None, None)
-    assert not judge.agree(wrong, exact, None, None)
-    assert not judge.agree(torch.full_like(exact, float("nan")), exact, None, None)
+    assert judge.agree(exact * (1 + 1e-9), exact)
+    assert not judge.agree(wrong, exact)
+    assert not judge.agree(torch.full_like(exact, float("nan")), exact)
 
 
 def test_a_gradient_that_is_zero_but_for_rounding_does_not_stop_the_fast_ways():
@@ -172,16 +189,16 @@ def bad_problems():
         ),
         "labels from 1": (
             *plain(y=y + 1),
-            r"y has labels from 1 to 3: expected 0 to 2, the model's outputs; relabel the classes",
+            r"y has integers from 1 to 3: expected 0 to 2, the model's outputs; relabel the classes",
         ),
         "one label too high": (
             *plain(y=torch.where(torch.arange(N) == 17, 3, 0)),
-            r"y has labels from 0 to 3: expected 0 to 2",
+            r"y has integers from 0 to 3: expected 0 to 2",
         ),
         "one token too high": (
             embedding,
             {"x": torch.where(torch.arange(2 * N).view(N, 2) == 35, 4, 1)},
-            r"x has integers from 1 to 4: .*refuses example 17",
+            r"x has integers from 1 to 4: .*unlike one of example 17",
         ),
         "x in float32": (
             *plain(x=x.float()),
@@ -249,7 +266,7 @@ def test_errors_of_the_network_and_of_the_loss_stay_what_they_are():
     assert "the loss fails on a batch of one" in caught.value.__notes__[0]
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied") as caught:
         gradients.chunks(model, loss, x[:, :2], y)
-    assert "the model fails on example 0 as a batch of one" in caught.value.__notes__[0]
+    assert "the model fails on a batch of one" in caught.value.__notes__[0]
 
 
 def test_class_weights_cancel_in_a_mean_over_one_and_one_is_told():
@@ -402,6 +419,48 @@ def test_gradients_are_computed_in_full_precision_whatever_is_allowed():
     finally:
         torch.set_float32_matmul_precision("highest")
     assert switches() == before
+
+
+def test_gradients_and_products_are_those_without_autocast():
+    model, loss, x, y = mlp(nn.Tanh()), cross_entropy, torch.randn(N, FEATURES), tokens(high=3)
+    exact = gradients.per_example_gradients(model, loss, x, y)
+    D = DiffusionMatrix.from_model(model, loss, x, y, "recomputed")
+    V = torch.ones(exact.shape[1])
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(gradients.per_example_gradients(model, loss, x, y), exact)
+        again = DiffusionMatrix.from_model(model, loss, x, y, "recomputed")
+        assert again.trace() == D.trace() and torch.equal(again @ V, D @ V)
+
+
+def test_experts_that_share_out_the_examples_are_computed_one_by_one():
+    """Half of them each: no layer has a row for every example, and none has one for each of a chunk."""
+
+    def shared_out(m, x):
+        takes, out = x[:, 0] > 0, x.new_zeros(len(x), CLASSES)
+        out[takes], out[~takes] = m.first(x[takes]), m.last(x[~takes])
+        return out
+
+    layers = {name: nn.Linear(FEATURES, CLASSES) for name in ("first", "last")}
+    model, loss, x, y = made(lambda: case(of(shared_out, **layers)))
+    x[:, 0] = torch.tensor([1.0, -1.0]).repeat(N // 2)
+    how = assert_right(model, loss, x, y, chunk=10)
+    assert how.startswith(LOOP + "a layer gets other rows than one for each example")
+
+
+def test_what_holds_hooks_and_dtypes_is_part_of_the_state():
+    model, loss, x, y = made(lambda: case(mlp(nn.Tanh())))
+    source, exact = gradients.Network(model, loss, x, y), autograd_gradients(model, loss, x, y)
+    model[0].register_forward_hook(lambda module, args, output: 2 * output)
+    model.float()
+    assert torch.allclose(next(source.chunks()), exact, rtol=0, atol=1e-14)
+    assert model[0].weight.dtype == torch.float32 and len(model[0]._forward_hooks) == 1
+
+
+def test_a_weighted_loss_with_smoothed_labels_is_not_refused_midway():
+    model, _, x, y = linear()
+    w = torch.tensor([1.0, 2.0, 5.0], dtype=torch.float64)
+    with pytest.warns(UserWarning, match="use reduction='sum'"):
+        assert assert_right(model, nn.CrossEntropyLoss(weight=w, label_smoothing=0.1), x, y).startswith("vmap, since ")
 
 
 def test_the_newer_switches_of_precision_are_respected():
