@@ -69,7 +69,7 @@ class LinearProcess:
     @property
     def covariance(self) -> np.ndarray:
         """Stationary covariance of what is seen ``(d, d)``."""
-        return self._state_covariance[: self.d, : self.d]
+        return self.autocovariance(0)
 
     def autocovariance(self, lag: int) -> np.ndarray:
         """``E[x_k x_{k + lag}^T]`` ``(d, d)``, as :func:`lagged_covariance` estimates it."""
@@ -83,8 +83,11 @@ class LinearProcess:
         return (C - C.T) / 2
 
     def current_velocity(self) -> np.ndarray:
-        """Matrix ``(d, d)`` that maps a position to the velocity that :func:`velocity_field` estimates, per sample."""
-        return -self.area() @ np.linalg.inv(self.covariance)
+        """Matrix ``(d, d)`` that maps a position to the velocity that :func:`velocity_field` estimates, per sample.
+
+        Where the covariance is singular, positions are those that occur.
+        """
+        return -self.area() @ np.linalg.pinv(self.covariance, hermitian=True)
 
     def increment_spectrum(self, frequency: ArrayLike) -> np.ndarray:
         """Exact density of :func:`increment_spectrum` at frequencies ``(m,)`` in cycles a sample, ``(m, d)``."""

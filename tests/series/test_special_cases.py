@@ -297,7 +297,16 @@ def test_a_process_does_not_follow_the_arrays_it_was_made_of():
     A *= 3
     noise *= 2
     mean += 1
+    process.covariance[:] = 7
     assert process.A[0, 0] == 0.5 and process.covariance[0, 0] == pytest.approx(4 / 3) and process.mean[0] == 1
+
+
+def test_the_current_of_a_process_that_fills_a_plane_only():
+    A, noise = np.diag([0.9, 0.9, 0.5]), np.diag([1.0, 1.0, 0.0])
+    A[:2, :2] += [[0.0, -0.1], [0.1, 0.0]]
+    turning = series.LinearProcess(A[:2, :2], noise[:2, :2])
+    assert np.allclose(series.LinearProcess(A, noise).current_velocity()[:2, :2], turning.current_velocity())
+    assert not series.LinearProcess(A, 0 * noise).current_velocity().any()
 
 
 @pytest.mark.parametrize(
