@@ -39,11 +39,8 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
         raise FileNotFoundError(f"name_or_path = {path}: there is no such file; give the path of an .npz")
     try:
         with np.load(path, allow_pickle=False) as file:
-            missing, there = (
-                [name for name in ARRAYS if name not in file.files],
-                ", ".join(sorted(file.files)) or "none",
-            )
-            _checks.require(not missing, f"no array {', '.join(missing)} among {there}")
+            missing, there = [name for name in ARRAYS if name not in file.files], sorted(file.files) or ["none"]
+            _checks.require(not missing, f"no array {', '.join(missing)} among {', '.join(there)}")
             arrays = {name: file[name] for name in ARRAYS}
         strange = [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]
         _checks.require(not strange, f"{', '.join(strange)} in it is no array of NumPy")
