@@ -53,18 +53,20 @@ def _add_settings(group: argparse._ArgumentGroup, settings: type[TrainingSetting
     types = get_type_hints(settings)
     for field in fields(settings):
         if field.name in settings.__annotations__ and field.metadata:
-            group.add_argument("--" + field.name.replace("_", "-"), **_option(types[field.name], **field.metadata))
+            told = {name: told for name, told in field.metadata.items() if name != "check"}
+            group.add_argument("--" + field.name.replace("_", "-"), **_option(types[field.name], field.default, **told))
 
 
-def _option(kind: Any, example: str = "", **option) -> dict:
+def _option(kind: Any, default: Any, **option) -> dict:
     """Arguments of argparse for a setting of this type, from what its field tells."""
     if kind is bool:
         return option | {"action": argparse.BooleanOptionalAction}
     kind = (*get_args(kind), kind)[0]  # int of tuple[int, ...] and of int | None
-    if not example:
+    if not isinstance(default, tuple):
         return option | {"type": kind}
-    expected = f"{option['metavar'].lower()} and commas, such as {example}"
-    return option | {"help": f"{option['help']}, such as {example}", "type": partial(_numbers, kind, expected)}
+    example = "such as " + ",".join(f"{part:g}" for part in default)
+    expected = f"{option['metavar'].lower()} and commas, {example}"
+    return option | {"help": f"{option['help']}, {example}", "type": partial(_numbers, kind, expected)}
 
 
 def _numbers(kind: type, expected: str, text: str) -> tuple:
@@ -117,8 +119,6 @@ def main(argv: list[str] | None = None) -> int:
     try:
         commands = {"run": _run, "list": _list, "show": _show, "gpu-check": _gpu_check}
         return commands[args.pop("command")](**args) or 0
-    except ranks.ElsewhereError:
-        return 2
     except (ValueError, TypeError, OSError, FloatingPointError, MemoryError, LimitError) as error:
         return _fault(error)
     except RuntimeError as error:

@@ -80,9 +80,10 @@ def array(name: str, value: ArrayLike | Tensor, ndim: int | None = None, form: s
     return found
 
 
-def one_of(name: str, value: object, allowed) -> None:
-    """Raise unless ``value`` is one of the ``allowed`` names."""
+def one_of(name: str, value: object, allowed) -> str:
+    """Return ``value``, or raise unless it is one of the ``allowed`` names."""
     argument(name, repr(value), isinstance(value, str) and value in allowed, f"one of {', '.join(allowed)}")
+    return value
 
 
 def shape(name: str, value: Sequence[int], good: object, allowed: str, verb: str = "has") -> None:

@@ -45,16 +45,14 @@ class Claim:
 
     def __post_init__(self):
         """Refuse an unknown verdict, a decided claim without a note, and an incomplete erratum."""
-        if self.verdict not in VERDICTS:
-            raise ValueError(
-                f"claims.yml: claim {self.id!r} has verdict {self.verdict!r}; expected one of {', '.join(VERDICTS)}"
-            )
-        if self.verdict != "open" and not self.note:
-            raise ValueError(f"claims.yml: claim {self.id!r} is decided ({self.verdict}) but its note is empty")
-        if self.erratum is not None and set(self.erratum) != set(_ERRATUM):
-            raise ValueError(
-                f"claims.yml: the erratum of {self.id!r} has keys {sorted(self.erratum)}; expected {sorted(_ERRATUM)}"
-            )
+        claim = f"claims.yml: claim {self.id!r}"
+        known = self.verdict in VERDICTS
+        _checks.require(known, f"{claim} has verdict {self.verdict!r}; expected one of {', '.join(VERDICTS)}")
+        told = self.note or self.verdict == "open"
+        _checks.require(told, f"{claim} is decided ({self.verdict}) but its note is empty")
+        keys = sorted(_ERRATUM if self.erratum is None else self.erratum)
+        whole = keys == sorted(_ERRATUM)
+        _checks.require(whole, f"{claim} has an erratum with the keys {keys}; expected {sorted(_ERRATUM)}")
 
 
 def default_path() -> Path:
@@ -86,20 +84,27 @@ def load(path: str | Path | None = None) -> list[Claim]:
     >>> [claim.label for claim in ledger.load() if claim.id == "def-1"]
     ['Definition 1']
     """
-    text = Path(path or default_path()).read_text(encoding="utf-8")
-    claims = [_claim(entry) for entry in yaml.safe_load(text)]
+    path = Path(path or default_path())
+    try:
+        entries = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: no YAML ({error}); mend it there") from error
+    good = isinstance(entries, list) and all(isinstance(entry, dict) for entry in entries)
+    _checks.require(good, f"{path}: expected a list of claims, each with {', '.join(_REQUIRED)}")
+    claims = [_claim(entry) for entry in entries]
     ids = [claim.id for claim in claims]
     twice = sorted({i for i in ids if ids.count(i) > 1})
-    if twice:
-        raise ValueError(f"claims.yml: the ids {twice} appear more than once; each claim needs its own id")
+    _checks.require(not twice, f"claims.yml: the ids {twice} appear more than once; each claim needs its own id")
     return claims
 
 
 def _claim(entry: dict) -> Claim:
     missing = [name for name in _REQUIRED if name not in entry]
     unknown = sorted(set(entry) - set(_REQUIRED) - {"erratum"})
-    if missing or unknown:
-        raise ValueError(f"claims.yml: entry {entry.get('id', entry)!r} lacks {missing}, has unknown fields {unknown}")
+    claim = f"claims.yml: entry {entry.get('id', entry)!r}"
+    _checks.require(not missing and not unknown, f"{claim} lacks {missing}, has unknown fields {unknown}")
+    wrong = [name for name in _REQUIRED if type(entry[name]) is not (int if name == "chapter" else str)]
+    _checks.require(not wrong, f"{claim} has {wrong} of another type: expected a number for chapter, text elsewhere")
     return Claim(**entry)
 
 

@@ -81,6 +81,7 @@ def spectrum(ax: Axes, eigenvalues: np.ndarray, text: str, **line) -> Axes:
 
 def threshold(ax: Axes, value: float, label: str) -> Axes:
     """Draw a dashed horizontal line with its label at the left end, such as the rank's threshold."""
+    value = _checks.number("value", value, np.isfinite, "a finite number")
     ax.axhline(value, color=GREY, linestyle=(0, (4, 3)), linewidth=1)
     _label(ax, label, (0.01, value), (0, -3), xycoords=("axes fraction", "data"), va="top", color=GREY, fontsize=10)
     return ax

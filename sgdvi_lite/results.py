@@ -84,7 +84,7 @@ def _commit() -> str:
     return head + ("+changes" if changes.stdout.strip() else "")
 
 
-def save(path: str | Path, arrays: dict[str, np.ndarray], provenance: dict) -> Path:
+def save(path: str | Path, arrays: dict, provenance: dict) -> Path:
     """Write a result; an existing file of that name is replaced only once the new one is complete.
 
     Parameters
@@ -92,9 +92,10 @@ def save(path: str | Path, arrays: dict[str, np.ndarray], provenance: dict) -> P
     path
         A file name ending in ``.npz``.
     arrays
-        Arrays by name; numbers or text, no Python objects.
+        Arrays or tensors by name; numbers or text, no Python objects.
     provenance
-        As made by :func:`provenance`; NumPy's numbers and arrays become numbers and lists.
+        As made by :func:`provenance`; NumPy's numbers and arrays become numbers and lists, as JSON has them, and
+        keys become text.
 
     Raises
     ------
@@ -105,15 +106,23 @@ def save(path: str | Path, arrays: dict[str, np.ndarray], provenance: dict) -> P
     _checks.argument("path", repr(str(path)), Path(path).suffix == ".npz", "a name that ends in .npz")
     missing = [name for name in _REQUIRED if name not in provenance]
     _checks.require(not missing, f"provenance lacks {missing}: make it with results.provenance")
-    masked = [name for name, array in arrays.items() if np.ma.is_masked(array)]
-    arrays = {name: np.asarray(array) for name, array in arrays.items()}
-    bad = masked + [name for name, array in arrays.items() if name in _TAKEN or array.dtype.hasobject]
-    _checks.require(not bad, f"arrays: {bad} cannot be saved; expected arrays of numbers or text, by other names")
+    arrays = {name: _as_array(name, array) for name, array in arrays.items()}
     try:
         note = np.array(json.dumps(provenance, default=lambda value: value.tolist()))
     except (TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"provenance cannot be saved ({error}): expected numbers, text, lists and dicts") from error
     return write_atomically(path, lambda file: np.savez_compressed(file, provenance=note, **arrays))
+
+
+def _as_array(name: object, value: object) -> np.ndarray:
+    """What can be saved by this name, and is no Python object; raise if it cannot."""
+    try:
+        array = np.asarray(value.detach().cpu() if isinstance(value, torch.Tensor) else value)
+        good = isinstance(name, str) and name not in _TAKEN and not array.dtype.hasobject and not np.ma.is_masked(value)
+    except (TypeError, ValueError):  # lists of several lengths, and bfloat16, which NumPy lacks
+        good = False
+    _checks.require(good, f"arrays: {name!r} cannot be saved; expected arrays of numbers or text, by other names")
+    return array
 
 
 def load(path: str | Path) -> Result:

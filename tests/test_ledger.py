@@ -109,12 +109,32 @@ def test_what_only_counts_as_true_or_false_is_refused(condition, capsys):
         ([GOOD, GOOD], r"the ids \['x'\] appear more than once"),
         ([{k: v for k, v in GOOD.items() if k != "label"}], r"entry 'x' lacks \['label'\]"),
         ([GOOD | {"colour": "red"}], r"has unknown fields \['colour'\]"),
-        ([GOOD | {"erratum": {"place": "p"}}], "the erratum of 'x' has keys"),
+        ([GOOD | {"chapter": "1"}], r"entry 'x' has \['chapter'\] of another type: expected a number for chapter"),
+        ([GOOD | {"id": 5}], r"entry 5 has \['id'\] of another type: .*, text elsewhere"),
+        (["text"], "expected a list of claims, each with id, label"),
+        ([GOOD | {"erratum": {"place": "p"}}], "claim 'x' has an erratum with the keys"),
     ],
 )
 def test_a_bad_entry(tmp_path, entries, message):
     with pytest.raises(ValueError, match=message):
         ledger.load(written(tmp_path, *entries))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b"- id: [1\n", "(?s:no YAML .*; mend it there)"),
+        (b"-\tid: x\n", "no YAML"),
+        (b"\xff\xfe\x00", "no YAML"),
+        (b"", "expected a list of claims"),
+        (b"id: x\n", "expected a list of claims"),
+    ],
+)
+def test_a_file_that_holds_no_claims_is_named(tmp_path, text, message):
+    path = tmp_path / "own.yml"
+    path.write_bytes(text)
+    with pytest.raises(ValueError, match=f"own.yml: {message}"):
+        ledger.load(path)
 
 
 def test_a_good_entry_and_its_erratum(tmp_path):

@@ -65,6 +65,12 @@ def test_a_threshold_stands_at_its_value(ax):
     assert ax.lines[0].get_ydata() == [0.5, 0.5] and ax.texts[0].get_text() == "limit"
 
 
+def test_a_threshold_that_is_not_finite_is_refused(ax):
+    with pytest.raises(ValueError, match="value = nan: expected a finite number"):
+        plots.threshold(ax, np.nan, "limit")
+    assert not ax.lines
+
+
 def test_a_matrix_has_colours_symmetric_about_zero(ax):
     assert plots.matrix(ax, np.array([[1.0, -3.0]]), "entry") is ax
     assert ax.images[0].get_clim() == (-3.0, 3.0)

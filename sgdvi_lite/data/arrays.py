@@ -4,7 +4,6 @@ The form: images (N, channels, height, width) as bytes or as floats, labels (N,)
 """
 
 import hashlib
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,6 @@ import numpy as np
 from sgdvi_lite import _checks
 
 ARRAYS = ("x_train", "y_train", "x_test", "y_test")  # that make a data set, in the order in which they are hashed
-_CHANNELS = (1, 3)
 _PIXELS = (np.uint8, np.float16, np.float32, np.float64)
 
 
@@ -40,11 +38,9 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise FileNotFoundError(f"name_or_path = {path}: there is no such file; give the path of an .npz")
     try:
-        with zipfile.ZipFile(path) as archive:
-            names = {name.removesuffix(".npy") for name in archive.namelist()}
-        missing = [name for name in ARRAYS if name not in names]
-        _checks.require(not missing, f"no array {', '.join(missing)} among {', '.join(sorted(names)) or 'none'}")
         with np.load(path, allow_pickle=False) as file:
+            missing, there = [name for name in ARRAYS if name not in file.files], sorted(file.files) or ["none"]
+            _checks.require(not missing, f"no array {', '.join(missing)} among {', '.join(there)}")
             arrays = {name: file[name] for name in ARRAYS}
         strange = [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]
         _checks.require(not strange, f"{', '.join(strange)} in it is no array of NumPy")
@@ -72,18 +68,15 @@ def canonical(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 def _as_images(name: str, x: np.ndarray) -> np.ndarray:
     dtype = x.dtype.newbyteorder("=")
-    if dtype not in _PIXELS:
-        raise ValueError(f"{name} has dtype {x.dtype}: expected uint8, or floats in [0, 1]; convert it with astype")
+    fault = f"{name} has dtype {x.dtype}: expected uint8, or floats in [0, 1]; convert it with astype"
+    _checks.require(dtype in _PIXELS, fault)
     _checks.shape(name, x.shape, x.ndim in (3, 4), "(N, h, w), (N, c, h, w) or (N, h, w, c); reshape it")
     if x.ndim == 3:
-        x = x[:, None]
-    elif (x.shape[1] in _CHANNELS) == (x.shape[3] in _CHANNELS):
-        raise ValueError(
-            f"{name} has shape {x.shape}: expected 1 or 3 channels in axis 1 or in axis 3, but not in both; "
-            "save grey images as (N, h, w)"
-        )
-    elif x.shape[3] in _CHANNELS:
-        x = x.transpose(0, 3, 1, 2)
+        return np.ascontiguousarray(x[:, None], dtype=dtype)
+    first, last = (x.shape[axis] in (1, 3) for axis in (1, 3))
+    allowed = "1 or 3 channels in axis 1 or in axis 3, but not in both; save grey images as (N, h, w)"
+    _checks.shape(name, x.shape, first != last, allowed)
+    x = x if first else x.transpose(0, 3, 1, 2)
     return np.ascontiguousarray(x, dtype=dtype)
 
 

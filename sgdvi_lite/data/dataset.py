@@ -47,11 +47,9 @@ class Dataset:
             _checks.same_length(f"x_{part}", x, f"y_{part}", y)
             _checks.finite(f"x_{part}", x)
             _check_labels(f"y_{part}", y, self.classes)
-        if self.x_train.shape[1:] != self.x_test.shape[1:]:
-            raise ValueError(
-                f"x_test has images of shape {tuple(self.x_test.shape[1:])}: expected that of x_train, "
-                f"{tuple(self.x_train.shape[1:])}; resize one of them"
-            )
+        own, wanted = tuple(self.x_test.shape[1:]), tuple(self.x_train.shape[1:])
+        fault = f"x_test has images of shape {own}: expected that of x_train, {wanted}; resize one of them"
+        _checks.require(own == wanted, fault)
 
     def __repr__(self):
         c, h, w = self.x_train.shape[1:]
@@ -60,11 +58,11 @@ class Dataset:
 
 
 def _check_labels(name: str, y: Tensor, classes: int) -> None:
-    if y.dtype != torch.int64:
-        raise ValueError(f"{name} has dtype {y.dtype}: expected torch.int64; convert whole numbers with .long()")
-    wrong = (y < 0) | (y >= classes)
-    if wrong.any():
-        row = int(wrong.nonzero()[0])
+    fault = f"{name} has dtype {y.dtype}: expected torch.int64; convert whole numbers with .long()"
+    _checks.require(y.dtype == torch.int64, fault)
+    wrong = torch.nonzero((y < 0) | (y >= classes))
+    if len(wrong):
+        row = int(wrong[0])
         raise ValueError(
             f"{name} has the label {int(y[row])} in row {row}: expected integers in [0, {classes - 1}]; "
             "number the classes from 0, and let each class of the test set occur in the training set"
@@ -129,8 +127,7 @@ def load(
         arrays = sources.fetch(name, folder, progress)
     arrays = canonical(arrays)
     arrays = arrays if name in sources.SOURCES else numbered(arrays, labels == "compact")
-    found = int(arrays["y_train"].max(initial=0)) + 1
-    classes = sources.SOURCES[name].classes if name in sources.SOURCES else found
+    classes = sources.SOURCES[name].classes if name in sources.SOURCES else int(arrays["y_train"].max(initial=0)) + 1
     tensors = {k: _scaled(k, a, dtype) if k[0] == "x" else torch.tensor(a) for k, a in arrays.items()}
     return Dataset(name=Path(name).stem, classes=classes, sha256=sha256(arrays), **tensors)
 

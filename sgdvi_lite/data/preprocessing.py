@@ -40,8 +40,8 @@ def class_subset(dataset: Dataset, classes: Sequence[int]) -> Dataset:
     >>> data.class_subset(data.load("digits"), [0, 1, 2, 3, 4])
     Dataset(digits: 721 + 180 images of 1 x 8 x 8, 5 classes)
     """
-    if not classes or len(set(classes)) != len(classes) or not set(classes) <= set(range(dataset.classes)):
-        raise ValueError(f"classes = {list(classes)}: expected different labels in [0, {dataset.classes - 1}]")
+    good = classes and len(set(classes)) == len(classes) and set(classes) <= set(range(dataset.classes))
+    _checks.argument("classes", list(classes), good, f"different labels in [0, {dataset.classes - 1}]")
     new = torch.full((dataset.classes,), -1, device=dataset.y_train.device)
     new[list(classes)] = torch.arange(len(classes), device=new.device)
     parts = {}
@@ -90,8 +90,8 @@ def standardise(dataset: Dataset) -> Dataset:
     channels = [channel.double() for channel in dataset.x_train.unbind(1)]  # one at a time in float64: less memory
     mean = torch.stack([channel.mean() for channel in channels])[:, None, None]
     std = torch.stack([channel.std(correction=0) for channel in channels])[:, None, None]
-    if (std < CONSTANT).any():
-        raise ValueError(f"x_train: channel {int(std.argmin())} is constant; expected it to vary, so leave it out")
+    fault = f"x_train: channel {int(std.argmin())} is constant; expected it to vary, so leave it out"
+    _checks.require(std.min() >= CONSTANT, fault)
     return _map(dataset, lambda x: x.sub(mean.to(x.dtype)).div_(std.to(x.dtype)))
 
 

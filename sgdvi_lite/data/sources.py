@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pooch
 
+from sgdvi_lite import _checks
 from sgdvi_lite.data.arrays import ARRAYS
 
 RETRIES = 2  # how often a download is tried again at the same mirror
@@ -107,8 +108,8 @@ def read_members(path: Path, names: Collection[str]) -> dict[str, bytes]:
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
         raise ValueError(f"{path}: not a readable .tar.gz ({error}); remove it and load again") from error
     missing = sorted(set(names) - set(contents))
-    if missing:
-        raise ValueError(f"{path}: the archive has no regular file {', '.join(missing)}; remove it and load again")
+    fault = f"{path}: the archive has no regular file {', '.join(missing)}; remove it and load again"
+    _checks.require(not missing, fault)
     return contents
 
 

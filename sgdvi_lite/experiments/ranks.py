@@ -4,19 +4,15 @@
 cuda`` they speak by NCCL, and each takes the GPU of its number, by ``torch.cuda.set_device`` of ``LOCAL_RANK``.
 """
 
-import io
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import distributed
+from torch import Tensor, distributed
 
 from sgdvi_lite import _checks
-
-
-class ElsewhereError(RuntimeError):
-    """Another process has failed, and says why."""
+from sgdvi_lite.gradients.examples import each
 
 
 @contextmanager
@@ -48,15 +44,12 @@ def place() -> tuple[int, int]:
 
 
 def of_first(make: Callable[[], dict]) -> dict:
-    """What the first process makes, on all of them; its tensors travel by way of the CPU."""
+    """What the first process makes, on all of them, or the end if it fails; tensors travel by way of the CPU."""
     if group() is None:
         return make()
-    sent = [None]
-    if place()[0] == 0:
-        torch.save(make(), buffer := io.BytesIO())
-        sent = [buffer.getvalue()]
+    sent = [each(lambda part: part.cpu() if isinstance(part, Tensor) else part, make())] if place()[0] == 0 else [None]
     try:
         distributed.broadcast_object_list(sent)
     except RuntimeError as error:
-        raise ElsewhereError("another process has failed") from error
-    return torch.load(io.BytesIO(sent[0]), weights_only=True, map_location="cpu")
+        raise SystemExit(2) from error  # the process that has failed says why
+    return sent[0]

@@ -4,7 +4,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from matplotlib import rc_context
@@ -22,24 +22,11 @@ from sgdvi_lite.tables import Table
 Settings = spectrum_run.SpectrumSettings | trajectory_run.TrajectorySettings
 
 
-@dataclass(frozen=True)
-class Experiment:
-    """Settings by preset; what computes arrays and seconds, or goes on with a folder; a result's table and figure."""
+RUNS = {"spectrum": spectrum_run, "trajectory": trajectory_run}
+TABLES = {"spectrum": spectrum_report.table, "trajectory": trajectory_report.table, gpu_check.NAME: gpu_check.table}
+FIGURES = {"spectrum": spectrum_report.draw, "trajectory": trajectory_report.draw}
 
-    presets: dict[str, Settings]
-    compute: Callable[[Settings, data.Dataset, Path, bool], tuple[dict, float]]
-    table: Callable[[results.Result], Table]
-    draw: Callable[[results.Result], Figure]
-
-
-def _of(run, report) -> Experiment:
-    """An experiment of its two modules, which have these parts by the same names."""
-    return Experiment(run.PRESETS, run.compute, report.table, report.draw)
-
-
-EXPERIMENTS = {"spectrum": _of(spectrum_run, spectrum_report), "trajectory": _of(trajectory_run, trajectory_report)}
-
-PRESETS: dict[str, dict[str, Settings]] = {name: experiment.presets for name, experiment in EXPERIMENTS.items()}
+PRESETS: dict[str, dict[str, Settings]] = {name: experiment.PRESETS for name, experiment in RUNS.items()}
 """Settings by experiment and preset: ``lite`` for two CPU cores, the others at the paper's size."""
 
 
@@ -59,12 +46,11 @@ def settings(experiment: str, preset: str, **changes) -> Settings:
     """
     _checks.one_of("experiment", experiment, PRESETS)
     _checks.one_of("preset", preset, PRESETS[experiment])
-    usual, given = PRESETS[experiment][preset], {name: v for name, v in changes.items() if v is not None}
-    known = [field.name for field in fields(usual)]
+    given, known = {name: v for name, v in changes.items() if v is not None}, asdict(PRESETS[experiment][preset])
     for name, value in given.items():
-        if name not in known:
-            raise ValueError(f"{name} = {value!r}: {experiment} has no such setting; it has {', '.join(known)}")
-    return replace(usual, **given)
+        fault = f"{name} = {value!r}: {experiment} has no such setting; it has {', '.join(known)}"
+        _checks.require(name in known, fault)
+    return replace(PRESETS[experiment][preset], **given)
 
 
 def result_path(experiment: str, preset: str, chosen: Settings, folder: str | Path) -> Path:
@@ -107,26 +93,20 @@ def run(
         Leave what the run wrote on its way in ``....partial`` beside the result, such as the recorded weights.
     """
     path = result_path(experiment, preset, chosen, folder)
-    taken = next((place for place in (path, *path.parents) if place.exists() and not place.is_dir()), path)
-    _checks.require(taken == path, f"folder = {str(folder)!r}: {str(taken)!r} is a file; name a folder (--out)")
+    file = next(filter(Path.is_file, path.parents), None)
+    _checks.require(not file, f"folder = {str(folder)!r}: {str(file)!r} is a file; name a folder (--out)")
     if ranks.of_first(lambda: {"done": not force and finished(path)})["done"]:
         return path
-    dataset = prepare(chosen)
-    same = ranks.of_first(lambda: {"sha256": dataset.sha256})["sha256"] == dataset.sha256
-    _checks.argument("data", chosen.data, same, "the same data for each process")
-    usual = asdict(PRESETS[experiment][preset])
-    partial = path.with_suffix(".partial")
-    arrays, seconds = EXPERIMENTS[experiment].compute(chosen, dataset, partial, progress)
+    dataset, partial = prepare(chosen), path.with_suffix(".partial")
+    arrays, seconds = RUNS[experiment].compute(chosen, dataset, partial, progress)
     if ranks.place()[0] > 0:
         return path
-    ran = {"preset": preset, "seed": chosen.seed, "data_sha256": dataset.sha256, "device": chosen.device}
-    more = {
-        "experiment": experiment,
-        "processes": ranks.place()[1],
-        "settings": asdict(chosen) | {"data": Path(chosen.data).name},
-        "changed_from_preset": [name for name in usual if getattr(chosen, name) != usual[name]],
-    }
-    results.save(path, arrays, results.provenance(**ran, wall_seconds=seconds, **more))
+    usual, told = asdict(PRESETS[experiment][preset]), asdict(chosen)
+    note = {"preset": preset, "seed": chosen.seed, "data_sha256": dataset.sha256, "device": chosen.device}
+    note |= {"wall_seconds": seconds, "experiment": experiment, "processes": ranks.place()[1]}
+    note["settings"] = told | {"data": Path(chosen.data).name}
+    note["changed_from_preset"] = [name for name in usual if told[name] != usual[name]]
+    results.save(path, arrays, results.provenance(**note))
     if not keep:
         shutil.rmtree(partial, ignore_errors=True)
     draw(results.load(path), path.with_suffix(".svg"))
@@ -154,21 +134,19 @@ def table(result: results.Result) -> Table:
 
     ``print`` shows it as text, a notebook as HTML.
     """
-    if result.provenance.get("experiment") == gpu_check.NAME:
-        return gpu_check.table(result)
-    return _made_by(result).table(result)
-
-
-def _made_by(result: results.Result) -> Experiment:
-    name = str(result.provenance.get("experiment"))
-    _checks.one_of("experiment of this result", name, EXPERIMENTS)
-    return EXPERIMENTS[name]
+    return _of_experiment(result, TABLES)(result)
 
 
 def draw(result: results.Result, path: Path | None = None) -> Figure:
     """Draw the figure of a result; save it as SVG if a path is given."""
     with rc_context(plots.STYLE):  # without pyplot, whose interactive mode a notebook turns on at the first figure
-        figure = _made_by(result).draw(result)
+        figure = _of_experiment(result, FIGURES)(result)
         if path is not None:
             results.write_atomically(path, lambda file: figure.savefig(file, format="svg", metadata={"Date": None}))
     return figure
+
+
+def _of_experiment(result: results.Result, parts: dict[str, Callable]) -> Callable:
+    name = str(result.provenance.get("experiment"))
+    _checks.one_of("experiment of this result", name, parts)
+    return parts[name]

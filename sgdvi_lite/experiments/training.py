@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass, field, fields
+from functools import partial
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any
 
 import torch
 from torch import nn
@@ -18,12 +18,35 @@ from sgdvi_lite.experiments import ranks
 
 # The partial folder; until it had a header, the digest of the settings in its name told whose it was
 EXPERIMENT = Kind("experiment.json", "experiment", "computes", headerless=("state.pt", "D-*", "run"))
-SEEDS = 2**63 - 1  # the largest seed; the next one is used too
 
 
-def setting(default: Any, text: str, **option) -> Any:
-    """A field of settings, with the text of its option and what else that needs: choices, metavar, an example."""
-    return field(default=default, metadata={"help": text, **option})
+Check = Callable[[str, Any], Any]
+
+
+def setting(default: Any, text: str, check: Check = lambda name, value: str(value), **option) -> Any:
+    """A field of settings: the text of its option, what checks a value by its name, what else the option needs."""
+    return field(default=default, metadata={"help": text, "check": check, **option})
+
+
+def whole(low: int = 1, high: int | None = None) -> Check:
+    """A check of whole numbers."""
+    return partial(_checks.count, low=low, high=high)
+
+
+def choice(default: str | None, text: str, names: Iterable[str]) -> Any:
+    """A field that is one of some names."""
+    return setting(default, text, partial(_checks.one_of, allowed=tuple(names)), choices=tuple(names))
+
+
+def flag(name: str, value: Any) -> bool:
+    """A check of what is true or false."""
+    _checks.argument(name, repr(value), value in (True, False), "True or False")
+    return bool(value)
+
+
+def real(check: Check) -> Check:
+    """A check of numbers that are floats, also where a whole one came, as the digest tells them apart."""
+    return lambda name, value: float(check(name, value))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,27 +58,22 @@ class TrainingSettings:
     """
 
     data: str = setting("digits", "name of a data set, or a .npz with x_train, y_train, x_test, y_test")
-    net: str = setting("small-fc", "the network", choices=tuple(nets.NETWORKS))
-    pool: int | None = setting(None, "average the images down to SIDE x SIDE pixels", metavar="SIDE")
-    epochs: int = setting(10, "epochs of the training")
-    lr: float = setting(0.05, "learning rate; of spectrum, the initial one")
-    momentum: float = setting(0.9, "momentum in [0, 1)")
-    batch_size: int = setting(64, "examples in a batch")
-    seed: int = setting(0, "seed of the weights, the batches and whatever else is random")
+    net: str = choice("small-fc", "the network", nets.NETWORKS)
+    pool: int | None = setting(None, "average the images down to SIDE x SIDE pixels", whole(), metavar="SIDE")
+    epochs: int = setting(10, "epochs of the training", whole())
+    lr: float = setting(0.05, "learning rate; of spectrum, the initial one", real(_checks.positive))
+    momentum: float = setting(0.9, "momentum in [0, 1)", real(lambda name, value: _checks.momentum(value, False)))
+    batch_size: int = setting(64, "examples in a batch", whole())
+    seed: int = setting(0, "seed of the weights, the batches and whatever else is random", whole(0, 2**63 - 1))
     device: str = setting("cpu", "cpu, cuda, cuda:1, ...")
-    labels: str | None = setting(None, "number the labels of a .npz 0, 1, 2, ... in their order", choices=("compact",))
+    labels: str | None = choice(None, "number the labels of a .npz 0, 1, 2, ... in their order", ["compact"])
 
     def __post_init__(self):
-        """Refuse settings that cannot work before any work is done; NumPy's numbers become Python's."""
-        for name, kind in get_type_hints(type(self)).items():
-            object.__setattr__(self, name, _plain(name, getattr(self, name), kind))
-        _checks.one_of("net", self.net, nets.NETWORKS)
-        _checks.count("seed", self.seed, low=0, high=SEEDS)
-        _checks.count("pool", 1 if self.pool is None else self.pool)
-        for name in ("epochs", "batch_size"):
-            _checks.count(name, getattr(self, name))
-        _checks.positive("lr", self.lr)
-        _checks.momentum(self.momentum, nesterov=False)
+        """Refuse settings that cannot work before any work is done; numbers of NumPy and torch become Python's."""
+        for one in (*fields(TrainingSettings), *fields(self)):  # those with another default have no check of their own
+            check, value = one.metadata.get("check"), getattr(self, one.name)
+            if check and not (value is None is one.default):
+                object.__setattr__(self, one.name, check(one.name, value))
         _checks.device(self.device)
 
     def prepared(self, dataset: data.Dataset) -> data.Dataset:
@@ -77,27 +95,12 @@ class TrainingSettings:
         return model.to(self.device), generator
 
 
-def _plain(name: str, value: Any, kind: Any) -> Any:
-    """A setting in Python's own types, by which it enters the digest; raise unless it is of its kind."""
-    value = os.fspath(value) if isinstance(value, os.PathLike) else value
-    value = value.tolist() if hasattr(value, "tolist") else value
-    several = get_origin(kind) is tuple
-    if several and isinstance(value, list | tuple):
-        return tuple(_plain(name, one, get_args(kind)[0]) for one in value)
-    value = float(value) if kind is float and type(value) is int else value
-    if several or type(value) not in (get_args(kind) or (kind,)):
-        raise TypeError(f"{name} = {value!r}: expected {kind.__name__ if isinstance(kind, type) else kind}")
-    return value
-
-
 @contextmanager
-def taken(chosen: TrainingSettings, dataset: data.Dataset, partial: Path) -> Iterator[Folder | None]:
+def taken(chosen: TrainingSettings, dataset: data.Dataset, place: Path) -> Iterator[Folder | None]:
     """The folder in which a run leaves what is done, until the end of the block; of several processes the first's."""
     if ranks.place()[0] > 0:
         yield None
         return
-    folder = Folder(partial, EXPERIMENT, {"settings": asdict(chosen), "data_sha256": dataset.sha256})
-    try:
+    identity = {"settings": asdict(chosen), "data_sha256": dataset.sha256}
+    with closing(Folder(place, EXPERIMENT, identity)) as folder:
         yield folder
-    finally:
-        folder.close()

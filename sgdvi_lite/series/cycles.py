@@ -95,8 +95,7 @@ def turning_plane(x: ArrayLike, k: int = 20) -> np.ndarray:
     """
     x = centred(x)
     spread, axes = _leading(x, k)
-    if len(spread) < 2:
-        raise ValueError(f"x has shape {x.shape} and varies in one direction only: expected two, as a plane has")
+    _checks.require(len(spread) > 1, "x varies in one direction only: expected two, as a plane has")
     scaled = axes / np.sqrt(spread)
     left, _, right = np.linalg.svd(stochastic_area(x @ scaled).value)
     return scaled @ np.stack([left[:, 0], right[0]], axis=1)

@@ -55,11 +55,8 @@ class LinearProcess:
         _checks.shape("mean", self.mean.shape, self.mean.shape == (self.d,), f"({self.d},)")
         self._factor = root_of("noise", self.noise)
         largest = np.abs(np.linalg.eigvals(self.A)).max()
-        if not largest < 1:
-            raise ValueError(
-                f"A has an eigenvalue of modulus {largest:.6g}: expected all < 1, else there is no stationary law; "
-                "lower the learning rate if it comes from SGD"
-            )
+        fault = f"A has an eigenvalue of modulus {largest:.6g}: expected all < 1, else there is no stationary law; "
+        _checks.require(largest < 1, fault + "lower the learning rate if it comes from SGD")
 
     @cached_property
     def _state_covariance(self) -> np.ndarray:
@@ -69,7 +66,7 @@ class LinearProcess:
     @property
     def covariance(self) -> np.ndarray:
         """Stationary covariance of what is seen ``(d, d)``."""
-        return self._state_covariance[: self.d, : self.d]
+        return self.autocovariance(0)
 
     def autocovariance(self, lag: int) -> np.ndarray:
         """``E[x_k x_{k + lag}^T]`` ``(d, d)``, as :func:`lagged_covariance` estimates it."""
@@ -83,8 +80,11 @@ class LinearProcess:
         return (C - C.T) / 2
 
     def current_velocity(self) -> np.ndarray:
-        """Matrix ``(d, d)`` that maps a position to the velocity that :func:`velocity_field` estimates, per sample."""
-        return -self.area() @ np.linalg.inv(self.covariance)
+        """Matrix ``(d, d)`` that maps a position to the velocity that :func:`velocity_field` estimates, per sample.
+
+        Where the covariance is singular, positions are those that occur.
+        """
+        return -self.area() @ np.linalg.pinv(self.covariance, hermitian=True)
 
     def increment_spectrum(self, frequency: ArrayLike) -> np.ndarray:
         """Exact density of :func:`increment_spectrum` at frequencies ``(m,)`` in cycles a sample, ``(m, d)``."""
@@ -135,17 +135,12 @@ def fit_linear(x: ArrayLike, *, reversible: bool = False) -> LinearProcess:
     """
     x = as_series("x", x, 4)
     x = x.reshape(len(x), -1)
-    mean = x.mean(axis=0)
-    x = deviations(x)
-    C0 = x.T @ x / len(x)
-    C1 = x[1:].T @ x[:-1] / len(x)
-    if reversible:
-        C1 = (C1 + C1.T) / 2
-    if len(x) <= x.shape[1] or not np.linalg.eigvalsh(C0)[0] > 1e-12 * np.trace(C0):
-        raise ValueError(
-            f"x has shape {x.shape} and a covariance that is singular: expected more samples than dimensions, and no "
-            "direction that stands still; project on fewer directions"
-        )
+    mean, x = x.mean(axis=0), deviations(x)
+    C0, C1 = x.T @ x / len(x), x[1:].T @ x[:-1] / len(x)
+    C1 = (C1 + C1.T) / 2 if reversible else C1
+    good = len(x) > x.shape[1] and np.linalg.eigvalsh(C0)[0] > 1e-12 * np.trace(C0)
+    fault = f"x has shape {x.shape} and a covariance that is singular: expected more samples than dimensions, and no "
+    _checks.require(good, fault + "direction that stands still; project on fewer directions")
     A = np.linalg.solve(C0, C1.T).T
     noise = C0 - A @ C0 @ A.T
     return LinearProcess(A, (noise + noise.T) / 2, mean=mean)
@@ -198,6 +193,6 @@ def momentum_process(
 
 def _square(name: str, A: ArrayLike, noise: ArrayLike, form: str) -> tuple[np.ndarray, np.ndarray]:
     A, noise = (np.atleast_2d(_checks.array(*part)).copy() for part in ((name, A), ("noise", noise)))
-    if not A.shape == noise.shape == (len(A), len(A)):
-        raise ValueError(f"{name} has shape {A.shape}, noise {noise.shape}: expected {form} for both")
+    good = A.shape == noise.shape == (len(A), len(A))
+    _checks.require(good, f"{name} has shape {A.shape}, noise {noise.shape}: expected {form} for both")
     return A, noise

@@ -202,22 +202,23 @@ def numbers(found):
     return [np.asarray(part, float) for part in (found if isinstance(found, tuple) else (found,))]
 
 
+KINDS = [
+    np.asfortranarray,
+    lambda x: np.repeat(x, 2, axis=0)[::2],
+    lambda x: x[::-1][::-1],
+    np.ndarray.tolist,
+    np.ma.array,
+    lambda x: torch.tensor(x, requires_grad=True),
+]
+
+
 @every_call
-@pytest.mark.parametrize(
-    "same",
-    [
-        np.asfortranarray,
-        lambda x: np.repeat(x, 2, axis=0)[::2],
-        lambda x: x[::-1][::-1],
-        np.ndarray.tolist,
-        np.ma.array,
-        lambda x: torch.tensor(x, requires_grad=True),
-    ],
-)
-def test_the_layout_and_the_kind_of_an_array_do_not_matter(call, same):
+def test_the_layout_and_the_kind_of_an_array_do_not_matter(call):
+    plain = numbers(call(WALK))
     with warnings.catch_warnings(action="error"):
-        for one, other in zip(numbers(call(WALK)), numbers(call(same(WALK))), strict=True):
-            assert np.allclose(one, other, rtol=1e-9, atol=1e-12, equal_nan=True)
+        for same in KINDS:
+            for one, other in zip(plain, numbers(call(same(WALK))), strict=True):
+                assert np.allclose(one, other, rtol=1e-9, atol=1e-12, equal_nan=True)
 
 
 @every_call
@@ -249,27 +250,27 @@ def test_units_do_not_matter(name, scale):
         assert np.allclose(one, other / scale ** POWERS.get(name, 0), rtol=1e-9, atol=1e-12)
 
 
+NO_SERIES = [
+    (WALK * 1e200, "x has the size .*e\\+20.: expected 0, or .*; choose another unit"),
+    (WALK * 1e-200, "x has the size .*e-.*: expected 0, or .*; choose another unit"),
+    (np.where(T[:, None] == 5, np.nan, WALK), "x: NaN or infinity in row 5"),
+    (np.where(T[:, None] == 7, -np.inf, WALK), "x: NaN or infinity in row 7"),
+    (np.ma.array(WALK, mask=WALK > 2), r"x \(float64, or masked\): expected an array of real numbers"),
+    (WALK * 1j, r"x \(complex128, or masked\): expected an array of real numbers"),
+    (torch.tensor(WALK) * 1j, r"x \(complex128"),
+    (WALK.astype(str), r"x \(<U.*\): expected an array of real numbers"),
+    ([[1.0, 2.0], [3.0]], "expected an array of real numbers"),
+    (WALK[:0], "expected"),
+    (WALK[:, :0], r"x has shape \(1200, 0\): expected"),
+    (np.array(3.0), r"x has shape \(\): expected \(n, "),
+]
+
+
 @every_call
-@pytest.mark.parametrize(
-    ("bad", "message"),
-    [
-        (WALK * 1e200, "x has the size .*e\\+20.: expected 0, or .*; choose another unit"),
-        (WALK * 1e-200, "x has the size .*e-.*: expected 0, or .*; choose another unit"),
-        (np.where(T[:, None] == 5, np.nan, WALK), "x: NaN or infinity in row 5"),
-        (np.where(T[:, None] == 7, -np.inf, WALK), "x: NaN or infinity in row 7"),
-        (np.ma.array(WALK, mask=WALK > 2), r"x \(float64, or masked\): expected an array of real numbers"),
-        (WALK * 1j, r"x \(complex128, or masked\): expected an array of real numbers"),
-        (torch.tensor(WALK) * 1j, r"x \(complex128"),
-        (WALK.astype(str), r"x \(<U.*\): expected an array of real numbers"),
-        ([[1.0, 2.0], [3.0]], "expected an array of real numbers"),
-        (WALK[:0], "expected"),
-        (WALK[:, :0], r"x has shape \(1200, 0\): expected"),
-        (np.array(3.0), r"x has shape \(\): expected \(n, "),
-    ],
-)
-def test_what_is_no_series_is_refused(call, bad, message):
-    with pytest.raises(ValueError, match=message), warnings.catch_warnings(action="error"):
-        call(bad)
+def test_what_is_no_series_is_refused(call):
+    for bad, message in NO_SERIES:
+        with pytest.raises(ValueError, match=message), warnings.catch_warnings(action="error"):
+            call(bad)
 
 
 @pytest.mark.parametrize("n", [1, 2, 3])
@@ -297,7 +298,16 @@ def test_a_process_does_not_follow_the_arrays_it_was_made_of():
     A *= 3
     noise *= 2
     mean += 1
+    process.covariance[:] = 7
     assert process.A[0, 0] == 0.5 and process.covariance[0, 0] == pytest.approx(4 / 3) and process.mean[0] == 1
+
+
+def test_the_current_of_a_process_that_fills_a_plane_only():
+    A, noise = np.diag([0.9, 0.9, 0.5]), np.diag([1.0, 1.0, 0.0])
+    A[:2, :2] += [[0.0, -0.1], [0.1, 0.0]]
+    turning = series.LinearProcess(A[:2, :2], noise[:2, :2])
+    assert np.allclose(series.LinearProcess(A, noise).current_velocity()[:2, :2], turning.current_velocity())
+    assert not series.LinearProcess(A, 0 * noise).current_velocity().any()
 
 
 @pytest.mark.parametrize(

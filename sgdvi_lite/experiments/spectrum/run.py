@@ -20,8 +20,15 @@ from sgdvi_lite import _checks, data, linalg, nets
 from sgdvi_lite._storage.folder import seconds_in
 from sgdvi_lite.diffusion import DiffusionMatrix
 from sgdvi_lite.experiments import ranks
-from sgdvi_lite.experiments.training import TrainingSettings, setting, taken
+from sgdvi_lite.experiments.training import TrainingSettings, choice, flag, setting, taken, whole
 from sgdvi_lite.sgd import SGD
+
+
+def _fractions(name: str, value: object) -> tuple[float, ...]:
+    found = tuple(_checks.array(name, np.ravel(value)).tolist())
+    good = found and all(0 <= fraction <= 1 for fraction in found)
+    _checks.argument(name, found, good, "fractions of the training in [0, 1], at least one")
+    return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,21 +43,13 @@ class SpectrumSettings(TrainingSettings):
     float64 all eigenvalues are computed; in float32, for large ``d`` and ``N``, those above the rank's threshold.
     """
 
-    examples: int = setting(2000, "number of training examples over which D is computed")
+    examples: int = setting(2000, "number of training examples over which D is computed", whole(2))
     instants: tuple[float, ...] = setting(
-        (0.2, 0.4, 1.0), "when D is computed, in parts of the training", metavar="FRACTIONS", example="0.2,0.4,1"
+        (0.2, 0.4, 1.0), "when D is computed, in parts of the training", _fractions, metavar="FRACTIONS"
     )
-    whiten: bool = setting(False, "whiten the images (ZCA), or standardise them")
-    augment: bool = setting(False, "shift and mirror the images at random in training")
-    arithmetic: str = setting("float64", "of D; float32 keeps the leading eigenvalues", choices=("float64", "float32"))
-
-    def __post_init__(self):
-        """Refuse settings that cannot work before any work is done."""
-        super().__post_init__()
-        _checks.one_of("arithmetic", self.arithmetic, ("float64", "float32"))
-        _checks.count("examples", self.examples, low=2)
-        good = self.instants and all(0 <= instant <= 1 for instant in self.instants)
-        _checks.argument("instants", self.instants, good, "fractions of the training in [0, 1], at least one")
+    whiten: bool = setting(False, "whiten the images (ZCA), or standardise them", flag)
+    augment: bool = setting(False, "shift and mirror the images at random in training", flag)
+    arithmetic: str = choice("float64", "of D; float32 keeps the leading eigenvalues", ["float64", "float32"])
 
     @property
     def stops(self) -> list[int]:
@@ -126,10 +125,6 @@ def _start(chosen: SpectrumSettings, dataset: data.Dataset) -> tuple[SGD, Tensor
     return SGD(model, cross_entropy, x, y, lr=chosen.rate, batch_size=chosen.batch_size, **options), order
 
 
-# Eigenvalues kept of a run in float32; zeros stand for those that were not computed
-LEADING = 3000
-
-
 def _row(trainer: SGD, dataset: data.Dataset, order: Tensor, arithmetic: str, folder: Path, progress: bool) -> dict:
     """Tensors by name: what is saved of an instant."""
     dtype = getattr(torch, arithmetic)
@@ -149,22 +144,16 @@ def _row(trainer: SGD, dataset: data.Dataset, order: Tensor, arithmetic: str, fo
         "train_error": nets.error_rate(trainer.model, trainer.x, trainer.y),
         "test_error": nets.error_rate(trainer.model, dataset.x_test, dataset.y_test),
     }
-    row |= _all_eigenvalues(D) if arithmetic == "float64" else _leading_eigenvalues(D)
+    row["eigenvalues"], row["failure_probability"] = _eigenvalues(D, arithmetic)
     return {name: torch.as_tensor(np.asarray(value)) for name, value in row.items()}
 
 
-def _all_eigenvalues(D: DiffusionMatrix) -> dict[str, object]:
-    return {"eigenvalues": D.eigenvalues(min(D.N, D.shape[0])).cpu(), "failure_probability": 0.0}
-
-
-def _leading_eigenvalues(D: DiffusionMatrix) -> dict[str, object]:
-    """Those that the rank counts; if there are more than fit the file, an error says so before anything is cut."""
+def _eigenvalues(D: DiffusionMatrix, arithmetic: str) -> tuple[Tensor, float]:
+    """All that can differ from zero, or those that the rank counts and zeros for the rest; how likely one is missed."""
+    size = min(D.N, D.shape[0])
+    if arithmetic == "float64":
+        return D.eigenvalues(size).cpu(), 0.0
     certificate = D.rank_certificate()
-    if certificate.count > LEADING:
-        raise ValueError(
-            f"arithmetic = 'float32': {certificate.count} eigenvalues lie above the threshold, and {LEADING} are "
-            "kept; use arithmetic='float64', which keeps all"
-        )
-    values = torch.zeros(min(LEADING, D.shape[0]), dtype=torch.float64)
+    values = torch.zeros(size, dtype=torch.float64)
     values[: certificate.count] = certificate.values.cpu()
-    return {"eigenvalues": values, "failure_probability": certificate.failure_probability}
+    return values, certificate.failure_probability

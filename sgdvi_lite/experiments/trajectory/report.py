@@ -83,32 +83,27 @@ def _spread(values: np.ndarray) -> str:
 def draw(result: results.Result) -> Figure:
     """Draw the three plots of the longer version's Figure 3, with null models, and the area against the lag."""
     figure = Figure(figsize=(6.4, 13))
-    first, second, third, last = figure.subplots(4)
-    n = result.provenance["settings"]["epochs"] - result.provenance["settings"]["burn"]
-    increments(first, result.arrays)
-    correlation(second, result.arrays, n)
-    gradient(third, result.arrays)
-    area(last, result.arrays)
+    for ax, plot in zip(figure.subplots(4), (_increments, _correlation, _gradient, _area), strict=True):
+        plot(ax, result.arrays, result.provenance["settings"])
     return figure
 
 
-def increments(ax: Axes, a: dict) -> Axes:
+def _increments(ax: Axes, a: dict, note: dict) -> None:
     """Plot (a): spectrum of the increments over their variance, and AR(1) processes fitted to each weight."""
     _curves(ax, a["frequency"], a["spectrum"], a["null_spectrum"])
     ax.set(xscale="log", yscale="log", xlabel="cycles an epoch", title="(a) increments, density over variance")
     ax.legend(fontsize=10)
-    return ax
 
 
-def correlation(ax: Axes, a: dict, n: int) -> Axes:
+def _correlation(ax: Axes, a: dict, note: dict) -> None:
     """Plot (b): autocorrelation of the weights, the band of white noise, AR(1) processes fitted to each weight."""
     _curves(ax, a["lag"], a["correlation"], a["null_correlation"])
-    ax.axhspan(-WHITE / np.sqrt(n), WHITE / np.sqrt(n), color=plots.GREY, alpha=0.4, linewidth=0)
+    white = WHITE / np.sqrt(note["epochs"] - note["burn"])
+    ax.axhspan(-white, white, color=plots.GREY, alpha=0.4, linewidth=0)
     ax.set(xscale="log", xlabel="lag, epochs", title="(b) autocorrelation of the weights")
-    return ax
 
 
-def gradient(ax: Axes, a: dict) -> Axes:
+def _gradient(ax: Axes, a: dict, note: dict) -> None:
     """Plot (c): norm of the full gradient over sqrt(d), the noise of a batch, and the floor of independent batches."""
     ax.plot(a["gradient_epoch"], a["gradient"], color=RUN, linewidth=1)
     ax.plot(a["floor_epoch"], a["batch_noise"], color=plots.GREY, linewidth=1, label="noise of a batch")
@@ -116,10 +111,9 @@ def gradient(ax: Axes, a: dict) -> Axes:
     ax.plot(a["floor_epoch"], floor, "--", color=NULL, linewidth=1.2, label="floor, independent batches")
     ax.set(yscale="log", xlabel="epoch", title=r"(c) $|\nabla f| / \sqrt{d}$")
     ax.legend(fontsize=10)
-    return ax
 
 
-def area(ax: Axes, a: dict) -> Axes:
+def _area(ax: Axes, a: dict, note: dict) -> None:
     """Area against lag in the plane chosen in the first half, measured in the second, with two standard errors."""
     for colour, name, part in ((RUN, "weights", a), (plots.COLOURS[2], "less a running mean", fast(a))):
         value, error = part["area"]
@@ -128,7 +122,6 @@ def area(ax: Axes, a: dict) -> Axes:
     ax.axhline(0, color=plots.GREY, linewidth=0.8)
     ax.set(xscale="log", xlabel="lag, epochs", title="area over variance, in new data")
     ax.legend(fontsize=10)
-    return ax
 
 
 def _curves(ax: Axes, x: np.ndarray, run: np.ndarray, null: np.ndarray) -> None:

@@ -7,6 +7,7 @@ that was stopped goes on where it was, to the last bit.
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
@@ -14,11 +15,17 @@ from torch.nn.functional import cross_entropy
 from sgdvi_lite import _checks, data, sgd
 from sgdvi_lite._storage.folder import seconds_in
 from sgdvi_lite.experiments import ranks
-from sgdvi_lite.experiments.training import TrainingSettings, setting, taken
+from sgdvi_lite.experiments.training import TrainingSettings, choice, flag, real, setting, taken, whole
 from sgdvi_lite.experiments.trajectory import measures
 
 # Epochs after the burn-in that the statistics need
 SHORTEST = 500
+
+
+def _labels(name: str, value: object) -> tuple[int, ...]:
+    found = tuple(_checks.count(name, label, low=0) for label in np.ravel(value).tolist())
+    _checks.argument(name, found, len(found) != 1, "at least two labels, or none to keep all")
+    return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,25 +49,19 @@ class TrajectorySettings(TrainingSettings):
     epochs: int = 7000
     lr: float = 0.1
     batch_size: int = 128
-    classes: tuple[int, ...] = setting((0, 1, 2, 3, 4), "labels that are kept", metavar="LABELS", example="0,1,2")
-    burn: int = setting(1400, "epochs that are dropped before the statistics")
-    nesterov: bool = setting(True, "Nesterov's momentum, or the plain one")
-    weight_decay: float = setting(0.01, "weight decay, at least 0")
-    sampling: str = setting("reshuffled", "how batches are drawn", choices=tuple(sgd.SAMPLINGS))
-    batch_norm: bool = setting(True, "with or without these layers")
+    classes: tuple[int, ...] = setting((0, 1, 2, 3, 4), "labels that are kept", _labels, metavar="LABELS")
+    burn: int = setting(1400, "epochs that are dropped before the statistics", whole(0))
+    nesterov: bool = setting(True, "Nesterov's momentum, or the plain one", flag)
+    weight_decay: float = setting(0.01, "weight decay, at least 0", real(_checks.not_negative))
+    sampling: str = choice("reshuffled", "how batches are drawn", sgd.SAMPLINGS)
+    batch_norm: bool = setting(True, "with or without these layers", flag)
 
     def __post_init__(self):
         """Refuse settings that cannot work before any work is done."""
         super().__post_init__()
-        _checks.one_of("sampling", self.sampling, sgd.SAMPLINGS)
-        _checks.count("burn", self.burn, low=0)
-        _checks.argument("classes", self.classes, len(self.classes) != 1, "at least two labels, or none to keep all")
-        if self.epochs - self.burn < SHORTEST:
-            raise ValueError(
-                f"epochs = {self.epochs} with burn = {self.burn}: expected at least {SHORTEST} epochs after the burn-in"
-            )
         _checks.momentum(self.momentum, self.nesterov)
-        _checks.not_negative("weight_decay", self.weight_decay)
+        fault = f"epochs = {self.epochs} with burn = {self.burn}: expected at least {SHORTEST} epochs after the burn-in"
+        _checks.require(self.epochs - self.burn >= SHORTEST, fault)
 
     def prepared(self, dataset: data.Dataset) -> data.Dataset:
         """Keep the classes, pool the images if asked, and standardise them."""
