@@ -77,16 +77,20 @@ class Folder:
         self._made = not self.path.exists()
         self._lock = FileLock(self.path.resolve() / LOCK, thread_local=False, is_singleton=kind.again)
         self._take()
+        self.stopwatch = Stopwatch(seconds_in(self.path))
         try:
             self.header = self._find(identity)
             if not self.header:
                 self.write_header({"format": FORMAT} | identity | (note or {}))
             for part in self.path.glob(".*.part") if self._lock.is_locked else ():  # of a writing that was killed
                 part.unlink()
+            self._open()
         except BaseException:
             self.close()
             raise
-        self.stopwatch = Stopwatch(seconds_in(self.path))
+
+    def _open(self) -> None:
+        """What a sort of folder does once it is taken: nothing here."""
 
     def _take(self) -> None:
         self.path.mkdir(parents=True, exist_ok=True)

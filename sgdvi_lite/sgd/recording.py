@@ -20,14 +20,14 @@ from sgdvi_lite.sgd.conditions import Array
 from sgdvi_lite.sgd.contract import Engine, Settings, is_at, load_network
 from sgdvi_lite.sgd.engines.choice import choose
 from sgdvi_lite.sgd.identity import identify
-from sgdvi_lite.sgd.loop import Run, divergence
+from sgdvi_lite.sgd.loop import Run
 from sgdvi_lite.sgd.sampling import Real, Whole, number
 from sgdvi_lite.sgd.store import RUN, Store, arrays, read_checkpoint, run_of
 
 DTYPES = {torch.float32: np.dtype(np.float32), torch.float64: np.dtype(np.float64)}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Recording:
     """What a run has recorded so far; the arrays are read-only views of its files.
 
@@ -80,16 +80,13 @@ def open_recording(folder: str | Path) -> Recording:
     ValueError
         If a file is damaged; it is named.
     """
-    return _read(Path(folder), compare=True)
-
-
-def _read(folder: Path, compare: bool) -> Recording:
+    folder = Path(folder)
     if not (folder / RUN.header).is_file():
         raise FileNotFoundError(f"folder = {str(folder)!r}: no recorded run is there; sgd.record makes one")
     run, state = run_of(folder, read_header(folder, RUN)), read_checkpoint(folder)
     if state is None:
         raise FileNotFoundError(f"folder = {str(folder)!r}: the run there has no checkpoint yet; let it go on")
-    weights, log = arrays(folder, run, state, compare).values()
+    weights, log = arrays(folder, run, state)
     return Recording(folder, run, run["engine"], state["recorded"] * run["every"], state["diverged"], weights, log[1:])
 
 
@@ -186,24 +183,27 @@ def record(
     asked = {"lr": lr, "momentum": momentum, "nesterov": nesterov, "weight_decay": weight_decay}
     asked |= {"n_steps": n_steps, "every": every, "batch_size": batch_size, "sampling": sampling, "engine": engine}
     settings = Settings(N=len(x), **{name: number(value) for name, value in asked.items()})
-    dtype = _dtype(model)
-    kept = conditions.Kept(model, generator)
-    try:
-        with conditions.repeatable(x.device):
-            _rewind(Path(folder), model, generator)
-            kind = choose(model.train(), loss, x, y, settings)
-            identity = identify(model, loss, (x, y), generator, settings=settings, engine=kind.name)
-            with closing(Store(folder, identity, _made(), dtype, _bytes(model))) as store:
-                if store.ended:
-                    _deliver(store, settings, model, generator)
-                else:
-                    with _at_work(kind(model, loss, x, y, settings), store.header["made"]["threads"]) as steps:
-                        Run(steps, store, settings, generator, checkpoint_seconds).go(progress)
-    except BaseException:
-        kept.restore()
-        raise
-    model.eval()
-    return _read(Path(folder), compare=store.ended)  # what was written just now is not read again
+    dtype, size = _dtype(model), sum(t.nbytes for t in (*model.parameters(), *model.buffers()))
+    with conditions.undone(model, generator), conditions.repeatable(x.device):
+        _rewind(Path(folder), model, generator)
+        kind = choose(model.train(), loss, x, y, settings)
+        run = identify(model, loss, (x, y), generator, settings) | {"engine": kind.name}
+        with closing(Store(folder, run, _made(), dtype, size)) as store:
+            if store.state:
+                load_network(model, store.state["engine"])
+            if not store.ended:
+                with _at_work(kind(model, loss, x, y, settings), store.header["made"]["threads"]) as steps:
+                    Run(steps, store, settings, generator, checkpoint_seconds).go(progress)
+    end = store.state
+    fault = (
+        f"the loss or a weight became NaN or infinite in step {end['diverged']}: lower lr = {settings.lr}; the "
+        f"snapshots up to step {end['recorded'] * settings.every} stay in {str(store.path)!r}"
+    )
+    if end["diverged"]:
+        raise FloatingPointError(fault)
+    load_network(model.eval(), end["engine"])
+    generator.set_state(end["generator"])
+    return open_recording(folder)
 
 
 def _dtype(model: nn.Module) -> np.dtype:
@@ -215,11 +215,6 @@ def _dtype(model: nn.Module) -> np.dtype:
     shared = len(places) - len(set(places))
     _checks.require(not shared, f"model has {shared} weights in the memory of others: tie them as one Parameter")
     return DTYPES[dtypes.pop()]
-
-
-def _bytes(model: nn.Module) -> int:
-    """What weights and buffers take."""
-    return sum(t.nbytes for t in (*model.parameters(), *model.buffers()))
 
 
 def _made() -> dict:
@@ -242,8 +237,9 @@ def _at_work(steps: Engine, threads: int) -> Iterator[Engine]:
 
 def _rewind(folder: Path, model: nn.Module, generator: torch.Generator) -> None:
     """Take network and generator back to the start, if the run in the folder has left them at its end."""
-    known = (folder / RUN.header).is_file()  # else its files are a stranger's
-    end, start = (read_checkpoint(folder), read_state(folder / "start.pt")) if known else (None, None)
+    if not (folder / RUN.header).is_file():
+        return  # its files are a stranger's
+    end, start = read_checkpoint(folder), read_state(folder / "start.pt")
     if not (end and start):
         return
     moved = is_at(model, end["engine"]), torch.equal(generator.get_state(), end["generator"])
@@ -257,12 +253,3 @@ def _rewind(folder: Path, model: nn.Module, generator: torch.Generator) -> None:
             "be the same again, and gives that run, made longer if n_steps is. For another run choose another folder",
             stacklevel=3,
         )
-
-
-def _deliver(store: Store, settings: Settings, model: nn.Module, generator: torch.Generator) -> None:
-    """Leave network and generator as the run did, or raise as it did."""
-    state = store.state
-    if state["diverged"]:
-        raise divergence(store.path, settings, state["diverged"], state["recorded"])
-    load_network(model, state["engine"])
-    generator.set_state(state["generator"])

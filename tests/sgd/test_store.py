@@ -162,12 +162,12 @@ def test_a_run_made_longer_can_be_stopped_anywhere(tmp_path, monkeypatch, kind):
     assert np.array_equal(made.weights, whole.weights) and np.array_equal(made.log, whole.log)
 
 
-@pytest.mark.parametrize("step", ["save", "lengthen", "write_header"])
+@pytest.mark.parametrize("step", ["save", "resize", "write_header"])
 def test_a_run_whose_lengthening_failed_is_whole(tmp_path, monkeypatch, step):
     whole = recorded.start(tmp_path / "whole", n_steps=150, every=5)[2]
     recorded.start(tmp_path / "longer", n_steps=40, every=5)
     with monkeypatch.context() as patch:
-        name = "sgdvi_lite.sgd.store." + ("lengthen" if step == "lengthen" else f"Store.{step}")
+        name = "sgdvi_lite.sgd.store." + ("resize" if step == "resize" else f"Store.{step}")
         patch.setattr(name, lambda *a, **k: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full")))
         with pytest.raises(OSError, match="full"):
             recorded.start(tmp_path / "longer", n_steps=150, every=5)
