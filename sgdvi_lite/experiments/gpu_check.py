@@ -87,7 +87,7 @@ def right(result: results.Result) -> np.ndarray:
 
 def table(result: results.Result) -> Table:
     """What was measured, and whether it is right."""
-    columns = (*(result.arrays[name] for name in ("check", "value", "limit")), right(result))
+    columns = [array.tolist() for array in (*map(result.arrays.get, ("check", "value", "limit")), right(result))]
     rows = [(check, f"{value:.4g}", _verdict(limit, good)) for check, value, limit, good in zip(*columns, strict=True)]
     return Table(["check", "value", "expected"], rows)
 

@@ -54,7 +54,7 @@ class State:
         try:
             yield
         finally:
-            self.restore()
+            self._undo()
             _refill(dicts, trained)
             for tensor, value, _ in others:
                 tensor.data.copy_(value)
@@ -62,6 +62,9 @@ class State:
     def restore(self) -> None:
         """Undo what a pass through the network has left behind."""
         _refill(self._dicts, ())
+        self._undo()
+
+    def _undo(self) -> None:
         for (tensor, kept), version in zip(self._tensors, self._versions, strict=True):
             if tensor._version != version:
                 tensor.data.copy_(kept)

@@ -128,7 +128,7 @@ class Network(Source):
         fitting = min(bound // row, (WORKING * bound - choice.fixed) // choice.growing)
         self.chunk = min(self.N, chunk or max(1, fitting))
         self.working_bytes = choice.fixed + self.chunk * choice.growing
-        self._period = max(1, 2 * bound // row)
+        self._period = max(1, 4 * bound // row)  # examples, one of which is compared: a hundredth of the time
         self._versions = [t._version for t in leaves((self.x, self.y))]
         self._warn()
 
@@ -177,7 +177,6 @@ class Network(Source):
             if self._choice.judge is None or isinstance(fault, torch.OutOfMemoryError):
                 raise
             raise self._distrust(start, in_short(fault)) from fault
-        self._problem.state.restore()
         if not torch.stack([part.witness() for part in parts]).isfinite().all():
             _checks.finite("gradients", rows(parts), first=start)
         if self._choice.judge and -start % self._period < n:

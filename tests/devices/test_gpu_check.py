@@ -44,7 +44,7 @@ def test_its_result_has_all_checks_and_its_provenance(made):
     result = results.load(made)
     names = list(result.arrays["check"])
     assert made.name == "gpu-check-pretend.npz" and [p.name for p in made.parent.iterdir()] == [made.name]
-    for word in (*gpu_check.SHAPES, "rank", "mean", "deviation", "seconds", "back-end", "resumed"):
+    for word in (*gpu_check.SHAPES, "rank", "mean", "deviation", "seconds", "recomputed", "resumed"):
         assert any(word in name for name in names), word
     assert result.provenance["settings"]["examples"] == 40 and result.provenance["device"] == "pretend"
     assert gpu_check.right(result).all() and "WRONG" not in str(reports.table(result))

@@ -273,7 +273,7 @@ def test_what_is_no_series_is_refused(call, bad, message):
 
 
 @pytest.mark.parametrize("n", [1, 2, 3])
-@pytest.mark.parametrize("name", set(CALLS) - {"time_reversed", "autocorrelation"})
+@pytest.mark.parametrize("name", [name for name in CALLS if name not in ("time_reversed", "autocorrelation")])
 def test_a_series_of_a_few_points_is_refused(name, n):
     with pytest.raises(ValueError, match="expected"):
         CALLS[name](WALK[:n])
