@@ -37,8 +37,9 @@ class Run:
         self.drawn_from = state["drawn_from"]
         self.generator.set_state(self.drawn_from)
         self.engine.velocity.copy_(state["engine"]["velocity"])
-        self.store.log[self.recorded + 1 :] = 0
-        self.store.log[self.recorded + 1 : self.recorded + 2] = state["row"].numpy()
+        row, partial = self.recorded + 1, state["row"].numpy()
+        self.store.log[row:] = 0
+        self.store.log[row : row + len(partial)] = partial
 
     def go(self, progress: bool) -> None:
         """Make the steps that are left, up to the last or to one in which training diverges; the state tells which."""
