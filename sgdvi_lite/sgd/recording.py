@@ -4,22 +4,22 @@ import platform
 import warnings
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
-from torch import nn
+from torch import Tensor, nn
 
-from sgdvi_lite import _checks
+from sgdvi_lite import _checks, nets
+from sgdvi_lite._storage.files import digest
 from sgdvi_lite._storage.folder import read_header, read_state
 from sgdvi_lite.gradients import Loss
 from sgdvi_lite.sgd import conditions
 from sgdvi_lite.sgd.conditions import Array
 from sgdvi_lite.sgd.contract import Engine, Settings, is_at, load_network
-from sgdvi_lite.sgd.engines.choice import choose
-from sgdvi_lite.sgd.identity import identify
+from sgdvi_lite.sgd.engines.choice import choose, what_is_computed
 from sgdvi_lite.sgd.loop import Run
 from sgdvi_lite.sgd.sampling import Real, Whole, number
 from sgdvi_lite.sgd.store import RUN, Store, arrays, read_checkpoint, run_of
@@ -187,7 +187,8 @@ def record(
     with conditions.undone(model, generator), conditions.repeatable(x.device):
         _rewind(Path(folder), model, generator)
         kind = choose(model.train(), loss, x, y, settings)
-        run = identify(model, loss, (x, y), generator, settings) | {"engine": kind.name}
+        run = asdict(settings) | {"engine": kind.name} | _fingerprint(model, loss, x, y, generator)
+        run["computes"] = what_is_computed(model, loss, x, y, settings)
         with closing(Store(folder, run, _made(), dtype, size)) as store:
             if store.state:
                 load_network(model, store.state["engine"])
@@ -215,6 +216,19 @@ def _dtype(model: nn.Module) -> np.dtype:
     shared = len(places) - len(set(places))
     _checks.require(not shared, f"model has {shared} weights in the memory of others: tie them as one Parameter")
     return DTYPES[dtypes.pop()]
+
+
+def _fingerprint(model: nn.Module, loss: Loss, x: Tensor, y: Tensor, generator: torch.Generator) -> dict:
+    """What else decides the numbers of a run: where it starts, on which data, with which random numbers."""
+    return {
+        "d": nets.count_parameters(model),
+        "device": x.device.type,
+        "network": str(model),
+        "loss": getattr(loss, "__qualname__", type(loss).__qualname__),
+        "start_sha256": digest(*(t for t in model.state_dict().values() if isinstance(t, Tensor))),
+        "data_sha256": digest(x, y),
+        "generator_sha256": digest(generator.get_state()),
+    }
 
 
 def _made() -> dict:

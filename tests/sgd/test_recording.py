@@ -423,20 +423,26 @@ def test_where_training_failed_and_what_is_left():
 
 def test_where_the_passes_by_hand_apply():
     model, x, y = recorded.network("tiny-fc")
-    assert applies(model, cross_entropy, x, y, 16)
-    assert not applies(model, mse_loss, x, y, 16)
-    assert not applies(model, cross_entropy, x, y, 1)  # batch-norm of one example
-    assert not applies(model, cross_entropy, x.double(), y, 16)
-    assert not applies(model, cross_entropy, x, torch.zeros(100, 5), 16)
-    assert not applies(recorded.network("dropout")[0], cross_entropy, x, y, 16)
+    assert applies(model, cross_entropy, x, y)
+    assert not applies(model, mse_loss, x, y)
+    assert not applies(model, cross_entropy, x, torch.zeros(100, 5))
+    assert not applies(model, cross_entropy, x, y - 1) and not applies(model, cross_entropy, x, y + 1)
+    assert not applies(recorded.network("dropout")[0], cross_entropy, x, y)
     model[0].requires_grad_(False)
-    assert applies(model, cross_entropy, x, y, 16)  # Flatten has no weights
-    model[3].requires_grad_(False)
-    assert not applies(model, cross_entropy, x, y, 16)
+    assert applies(model, cross_entropy, x, y)  # Flatten has no weights
     assert blocks(nn.Sequential(nn.Linear(2, 2), nn.Tanh(), nn.Linear(2, 2))) is None
     assert blocks(nn.Sequential(nn.Linear(2, 2), nn.ReLU())) is None
-    assert blocks(nn.Sequential(nn.Linear(2, 2, bias=False))) is None
     assert len(blocks(nn.Linear(2, 2))) == 1
+
+
+@pytest.mark.parametrize("change", [{"dtype": torch.float64}, {"batch_size": 1}], ids=["inputs", "batches of one"])
+def test_what_pytorch_refuses_is_refused_before_a_folder_is_taken(tmp_path, change):
+    model, x, y = recorded.network("tiny-fc")
+    options = recorded.SETTINGS | {"n_steps": 4, "every": 4, "generator": generator(7), "progress": False}
+    options |= {"batch_size": change.get("batch_size", 16)}
+    with pytest.raises((ValueError, RuntimeError), match=r"dtype|more than 1 value") as told:
+        sgd.record(model, cross_entropy, x.to(change.get("dtype")), y, tmp_path / "run", **options)
+    assert "with x (" in told.value.__notes__[0] and not (tmp_path / "run").exists()
 
 
 def test_the_header_tells_settings_and_versions(tmp_path):
@@ -452,7 +458,6 @@ def test_blocks_are_found_in_nested_networks_and_where_a_layer_is_used_twice():
     )
     found = blocks(model.append(nn.Linear(3, 2)))
     assert [block.norm for block in found] == [norm, None, None] and found[-1].linear is model[-1]
-    assert blocks(nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3, affine=False), nn.ReLU(), nn.Linear(3, 2))) is None
     assert blocks(nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.BatchNorm1d(3), nn.Linear(3, 2))) is None
     assert blocks(type("Other", (nn.Sequential,), {})(nn.Linear(2, 2))) is None
     assert blocks(nn.Flatten()) is None

@@ -196,6 +196,15 @@ def test_run_returns_the_loss_of_each_epoch_and_leaves_evaluation_mode():
     assert not model.training
 
 
+@torch.no_grad()
+def test_training_keeps_its_graphs_whatever_the_caller_does(tmp_path):
+    model, loss, x, y, options = small_run()
+    losses = sgd.run(model, loss, x, y, epochs=2, progress=False, **options)
+    assert losses[1] < losses[0]
+    made = sgd.record(model, loss, x, y, tmp_path, n_steps=6, every=3, progress=False, **options)
+    assert made.loss[1] < made.loss[0]
+
+
 def test_divergence_names_the_step():
     model, loss, x, y, options = small_run(lr=1e200)
     with pytest.raises(FloatingPointError, match=r"loss = (nan|inf) in epoch 0, step \d: training diverged; lower lr"):
@@ -310,6 +319,20 @@ def test_replicas_with_momentum_move_as_the_optimiser_does(nesterov):
 def test_bad_replicas(change, message):
     with pytest.raises(ValueError, match=message):
         many(**change)
+
+
+def test_gradients_of_replicas_may_change_what_they_get_and_carry_a_graph():
+    x0, net = torch.ones(3, 1, dtype=torch.float64), torch.nn.Linear(1, 1).double()
+    options = {"N": 6, "lr": 0.3, "batch_size": 2, "n_steps": 6}
+    expected = sgd.replicas(pull, x0, **options, generator=generator(5))
+    in_place = sgd.replicas(
+        lambda x, i: x.sub_(TARGETS[i].mean(1, keepdim=True)), x0, **options, generator=generator(5)
+    )
+    assert torch.equal(in_place, expected) and torch.equal(x0, torch.ones_like(x0))
+    assert not sgd.replicas(lambda x, index: net(x), x0, **options, momentum=0.5, generator=generator(5)).requires_grad
+    for nothing in (None, 1.0):
+        with pytest.raises(ValueError, match=r"gradient gave shape \(\): expected \(3, 1\)"):
+            sgd.replicas(lambda x, index, nothing=nothing: nothing, x0, **options, generator=generator(5))
 
 
 def test_bad_starts_and_gradients_of_replicas():

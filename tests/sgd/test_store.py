@@ -253,6 +253,14 @@ def test_wrong_labels_and_losses_are_refused_before_a_folder_is_taken(tmp_path):
         sgd.record(model, cross_entropy, x, y, tmp_path / "run", **options)
     with pytest.raises(ValueError, match=r"loss gave shape \(16,\): expected one number, the mean over the batch"):
         sgd.record(model, lambda out, y: out.sum(1), x, y, tmp_path / "run", **options)
+    for loss, told in (
+        (lambda out, y: out.sum().item(), "float"),
+        (lambda out, y: None, "NoneType"),
+        (lambda out, y: cross_entropy(out, y).detach(), r"shape \(\)"),
+        (lambda out, y: cross_entropy(out, y) + 1j, r"shape \(\)"),
+    ):
+        with pytest.raises(ValueError, match=f"loss gave {told}: expected one number, .* real and with a gradient"):
+            sgd.record(model, loss, x, y % 5, tmp_path / "run", **options)
     assert not (tmp_path / "run").exists()
 
 

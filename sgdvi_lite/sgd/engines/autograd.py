@@ -33,8 +33,7 @@ class Autograd(Engine):
 
     def step(self, k: int) -> None:
         """Make step ``k`` of the chunk, as :class:`torch.optim.SGD`, and note what the log says of it."""
-        rows, rates = self._index[k], self._settings
-        value = self._loss(self.model(self._x[rows]), self._y[rows]).reshape(())
+        rates, value = self._settings, self._value(self._index[k])
         parts = torch.autograd.grad(value, self._parameters, allow_unused=True)
         reached = self._reached(parts)
         w, v = self.weights[reached], self.velocity[reached]
@@ -46,6 +45,19 @@ class Autograd(Engine):
         w.sub_(g.add_(v, alpha=rates.momentum) if rates.nesterov else v, alpha=rates.lr)
         if reached is not ...:
             self.weights[reached], self.velocity[reached] = w, v
+
+    def _value(self, rows: Tensor) -> Tensor:
+        """The loss of a batch; an error unless it is one number that a gradient can be asked of."""
+        x, y = self._x[rows], self._y[rows]
+        try:
+            value = self._loss(self.model(x), y)
+        except Exception as fault:
+            fault.add_note(f"with x {tuple(x.shape)} of {x.dtype} and y {tuple(y.shape)} of {y.dtype} in a batch")
+            raise
+        if isinstance(value, Tensor) and value.numel() == 1 and value.is_floating_point() and value.requires_grad:
+            return value.reshape(())
+        shape = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        raise ValueError(f"loss gave {shape}: expected one number, the mean over the batch, real and with a gradient")
 
     def _reached(self, parts: tuple[Tensor | None, ...]) -> Tensor | EllipsisType:
         """Which weights the loss depends on; the optimiser leaves the others, and their velocity, as they are."""

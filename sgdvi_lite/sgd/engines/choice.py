@@ -1,5 +1,10 @@
-"""Which engine makes the steps: by hand where that is possible and found to be right, else autograd."""
+"""Trials of a few steps: they tell which engine makes the steps of a run, and what network and loss compute.
 
+By hand go only networks for which the steps agree with autograd's. Names do not tell what a network and a loss compute;
+the numbers of some batches do.
+"""
+
+import sys
 from dataclasses import replace
 from itertools import chain
 
@@ -14,21 +19,24 @@ from sgdvi_lite.sgd.contract import Settings
 from sgdvi_lite.sgd.engines.autograd import Autograd
 from sgdvi_lite.sgd.engines.fully_connected import FullyConnected, applies
 
-TRIAL = 2  # steps: the second has a velocity
+TRIAL = 2  # steps in which engines are compared: the second has a velocity
 TRIAL_LR = 0.01  # at most: two trajectories in floating point must not part
 ROUNDING = 10  # roots of the machine's precision by which the engines may differ, relative to a parameter's gradient
 SMALL = 1e-3  # of the largest gradient of all: below it a parameter's own is rounding
+STILL = {"lr": sys.float_info.min, "momentum": 0.0, "nesterov": False, "weight_decay": 0.0}  # v.v is that of a gradient
+SCALES = (1.0, 4.0)  # of the weights: far from the start a loss may be another one, as Huber's is
+BATCHES = 16  # at most are looked at
 
 
 def choose(model: nn.Module, loss: Loss, x: Tensor, y: Tensor, settings: Settings) -> type:
     """The engine for a run: by hand only what agrees with autograd on real steps. The network stays as it is."""
-    if settings.engine != "auto" or not applies(model, loss, x, y, settings.batch_size):
+    if settings.engine != "auto" or not applies(model, loss, x, y):
         return Autograd
-    rows = torch.linspace(0, len(x) - 1, TRIAL * settings.batch_size).long()
-    trial = model, loss, x[rows], y[rows], replace(settings, lr=min(settings.lr, TRIAL_LR), n_steps=TRIAL, every=1)
-    gradients, others = _steps(Autograd, *trial)
+    index = torch.linspace(0, len(x) - 1, TRIAL * settings.batch_size).long().view(TRIAL, -1)
+    parts = model, loss, x, y, replace(settings, lr=min(settings.lr, TRIAL_LR))
+    gradients, others = _steps(Autograd, parts, index)
     try:
-        found = _steps(FullyConnected, *trial)
+        found = _steps(FullyConnected, parts, index)
     except Exception:  # a network that only looks like one that can be done by hand
         return Autograd
     tolerance, largest = ROUNDING * torch.finfo(x.dtype).eps ** 0.5, max(g.abs().max() for g in gradients)
@@ -37,16 +45,46 @@ def choose(model: nn.Module, loss: Loss, x: Tensor, y: Tensor, settings: Setting
     return FullyConnected if 0 < largest < torch.inf and all(agree) else Autograd
 
 
-def _steps(kind: type, model: nn.Module, loss: Loss, x: Tensor, y: Tensor, settings: Settings) -> tuple:
-    """What the steps of a trial leave: each parameter's velocity; losses and v.v, the way of the weights, buffers."""
-    start, sizes = nets.flat_parameters(model), [p.numel() for p in model.parameters()]
+def what_is_computed(model: nn.Module, loss: Loss, x: Tensor, y: Tensor, settings: Settings) -> list[float]:
+    """Loss and squared gradient of a few batches, for two sizes of the weights. The network stays as it is."""
+    weights, told, index = nets.flat_parameters(model), [], _spread(y, settings.batch_size)
+    parts = model, loss, x, y, replace(settings, **STILL)
+    with State(model).in_force():
+        for scale in SCALES:
+            nets.set_flat_parameters(model, scale * weights)
+            try:
+                losses, squares, *_ = _steps(Autograd, parts, index)[1]
+                told += [*losses.tolist(), *squares.tolist()]
+            except Exception:
+                if scale == 1:
+                    raise
+                told.append(float("nan"))  # such weights are outside of its domain
+    return told
+
+
+def _steps(kind: type, parts: tuple, index: Tensor) -> tuple:
+    """What an engine made of ``parts`` leaves after steps on these batches.
+
+    Each parameter's velocity; and losses and v.v, the way of the weights, each buffer.
+    """
+    model = parts[0]
+    start, sizes = nets.flat_parameters(model), [p.numel() for p in model.parameters() if p.requires_grad]
     with State(model).in_force(), np.errstate(all="ignore"):
-        engine = kind(model, loss, x, y, settings)
+        engine = kind(*parts)
         try:
-            engine.prepare(torch.arange(len(x)).view(TRIAL, -1), 0)
-            for k in range(TRIAL):
+            engine.prepare(index, 0)
+            for k in range(len(index)):
                 engine.step(k)
-            log, state = torch.from_numpy(engine.log(TRIAL)), engine.state()
+            log, state = torch.from_numpy(engine.log(len(index))), engine.state()
         finally:
             engine.finish()
     return state["velocity"].split(sizes), (log[:, 0], log[:, 2], state["weights"] - start, *state["buffers"].values())
+
+
+def _spread(y: Tensor, b: int) -> Tensor:
+    """Indices ``(n, b)`` of a few batches: the first example of each label, then examples all over the data."""
+    N, firsts = len(y), np.empty(0, int)
+    if not y.is_floating_point() and not y.is_complex():
+        firsts = np.unique(y.cpu().numpy(), return_index=True)[1] * N // y.numel()
+    n = b * min(BATCHES, max(1, -(-len(firsts) // b)))
+    return torch.cat([torch.from_numpy(firsts), torch.linspace(0, N - 1, n).long()])[:n].view(-1, b)
