@@ -54,10 +54,11 @@ def seed(value: int, device: torch.device) -> None:
 
 @contextmanager
 def undone(model: nn.Module, generator: torch.Generator) -> Iterator[None]:
-    """Afterwards network and generator are as they were."""
-    drawn = generator.get_state()
+    """Afterwards network, generator and the number of threads are as they were."""
+    drawn, threads = generator.get_state(), torch.get_num_threads()
     try:
         with State(model).in_force():
             yield
     finally:
         generator.set_state(drawn)
+        torch.set_num_threads(threads)

@@ -40,7 +40,7 @@ class Settings:
 
 
 class Engine(ABC):
-    """What makes the steps of a run: made of ``(model, loss, x, y, settings)``, it has the network until ``finish``.
+    """What makes the steps of a run: made of ``(model, loss, x, y, settings)``, it has the network until ``close``.
 
     It begins where the network is; its weights and velocity are flat, on the network's device.
     """
@@ -64,7 +64,7 @@ class Engine(ABC):
         """Loss, w.g, v.v and v.g of the ``n`` steps of the chunk ``(n, 4)``; asked for once, after the last of them."""
 
     @abstractmethod
-    def finish(self) -> None:
+    def close(self) -> None:
         """Leave the network with the weights as they stand, in the memory where they were."""
 
     def snapshot(self) -> np.ndarray:

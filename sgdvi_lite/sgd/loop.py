@@ -16,6 +16,8 @@ from sgdvi_lite.sgd import sampling
 from sgdvi_lite.sgd.contract import CHUNK, Engine, Settings
 from sgdvi_lite.sgd.store import Store
 
+PLACE = ("step", "position", "recorded", "drawn_from")  # where a run is: in a checkpoint, and in the run
+
 
 class Run:
     """A run under way: the engine, the files, the place in the data order."""
@@ -33,8 +35,8 @@ class Run:
 
     def _resume(self, state: dict) -> None:
         """Go on from a state whose weights and buffers the network has."""
-        self.step, self.position, self.recorded = state["step"], state["position"], state["recorded"]
-        self.drawn_from = state["drawn_from"]
+        for name in PLACE:
+            setattr(self, name, state[name])
         self.generator.set_state(self.drawn_from)
         self.engine.velocity.copy_(state["engine"]["velocity"])
         row, partial = self.recorded + 1, state["row"].numpy()
@@ -97,17 +99,11 @@ class Run:
         self.saved_at = time.monotonic()
 
     def _state(self) -> dict:
-        return {
-            "step": self.step,
-            "position": self.position,
-            "drawn_from": self.drawn_from,
+        return {name: getattr(self, name) for name in (*PLACE, "diverged", "before")} | {
             "generator": self.generator.get_state(),
             "engine": self.engine.state(),
             "row": torch.from_numpy(self.store.log[self.recorded + 1 : self.recorded + 2].copy()),
-            "recorded": self.recorded,
-            "diverged": self.diverged,
             "seals": self.store.seal(1 + self.recorded),
-            "before": self.before,
         }
 
 

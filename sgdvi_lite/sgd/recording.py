@@ -2,8 +2,7 @@
 
 import platform
 import warnings
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from sgdvi_lite._storage.folder import read_header, read_state
 from sgdvi_lite.gradients import Loss
 from sgdvi_lite.sgd import conditions
 from sgdvi_lite.sgd.conditions import Array
-from sgdvi_lite.sgd.contract import Engine, Settings, is_at, load_network
+from sgdvi_lite.sgd.contract import Settings, is_at, load_network
 from sgdvi_lite.sgd.engines.choice import choose, what_is_computed
 from sgdvi_lite.sgd.loop import Run
 from sgdvi_lite.sgd.sampling import Real, Whole, number
@@ -193,15 +192,15 @@ def record(
             if store.state:
                 load_network(model, store.state["engine"])
             if not store.ended:
-                with _at_work(kind(model, loss, x, y, settings), store.header["made"]["threads"]) as steps:
+                torch.set_num_threads(store.header["made"]["threads"])  # those with which the run began
+                steps = kind(model, loss, x, y, settings)
+                with closing(steps), np.errstate(all="ignore"), threadpool_limits(kind.blas_threads, "blas"):
                     Run(steps, store, settings, generator, checkpoint_seconds).go(progress)
     end = store.state
-    fault = (
-        f"the loss or a weight became NaN or infinite in step {end['diverged']}: lower lr = {settings.lr}; the "
-        f"snapshots up to step {end['recorded'] * settings.every} stay in {str(store.path)!r}"
-    )
     if end["diverged"]:
-        raise FloatingPointError(fault)
+        told = f"the loss or a weight became NaN or infinite in step {end['diverged']}: lower lr = {settings.lr}; the "
+        left = f"snapshots up to step {end['recorded'] * settings.every} stay in {str(store.path)!r}"
+        raise FloatingPointError(told + left)
     load_network(model.eval(), end["engine"])
     generator.set_state(end["generator"])
     return open_recording(folder)
@@ -236,19 +235,6 @@ def _made() -> dict:
     return {"threads": torch.get_num_threads(), "versions": versions}
 
 
-@contextmanager
-def _at_work(steps: Engine, threads: int) -> Iterator[Engine]:
-    """While an engine has the network: the threads with which the run began, and no warnings, as the log tells all."""
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(threads)
-        with np.errstate(all="ignore"), threadpool_limits(steps.blas_threads, "blas"):
-            yield steps
-    finally:
-        torch.set_num_threads(before)
-        steps.finish()
-
-
 def _rewind(folder: Path, model: nn.Module, generator: torch.Generator) -> None:
     """Take network and generator back to the start, if the run in the folder has left them at its end."""
     if not (folder / RUN.header).is_file():
@@ -262,8 +248,7 @@ def _rewind(folder: Path, model: nn.Module, generator: torch.Generator) -> None:
     if moved[1]:
         generator.set_state(start["drawn_from"])
     if any(moved):
-        warnings.warn(
-            f"folder = {str(folder)!r}: model or generator is where the run there has left it; the call is taken to "
-            "be the same again, and gives that run, made longer if n_steps is. For another run choose another folder",
-            stacklevel=3,
+        told = (
+            f"folder = {str(folder)!r}: model or generator is where the run there has left it; the call is taken to be "
         )
+        warnings.warn(told + "the same again. For another run choose another folder", stacklevel=3)

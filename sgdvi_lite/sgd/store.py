@@ -5,7 +5,6 @@ Of its files ``run.json`` describes the run, ``weights.npy`` and ``log.npy`` are
 arrays beyond the checkpoint is written again, the same, when the run goes on; what lies before it has a checksum there.
 """
 
-import errno
 import io
 import math
 import zlib
@@ -15,13 +14,15 @@ from pathlib import Path
 import numpy as np
 
 from sgdvi_lite import _checks
-from sgdvi_lite._storage.files import free_bytes, reserve
+from sgdvi_lite._storage.files import require_room, reserve
 from sgdvi_lite._storage.folder import Folder, Kind, State, damaged, read_state
 from sgdvi_lite.sgd.contract import Settings
 
 COLUMNS = 4  # of the log: loss, w.g, v.v, v.g
 COPIES = 10  # of the network: two checkpoints, each with two states of weights, velocity and buffers; and the start
 SMALL = 2**17  # bytes of header and random states
+RUN_PARTS = {"engine", "d", *(field.name for field in fields(Settings))}
+STATE_PARTS = {"step", "position", "drawn_from", "generator", "engine", "row", "recorded", "diverged"}
 RUN = Kind(
     header="run.json",
     noun="run",
@@ -79,20 +80,13 @@ class Store(Folder):
 
     def _take(self) -> None:
         self.state = read_checkpoint(self.path)
-        if not self.ended:
-            self._foresee()
-            super()._take()
-            self.state = read_checkpoint(self.path)
-
-    def _foresee(self) -> None:
+        if self.ended:
+            return
         need = sum(math.prod(shape) * dtype.itemsize for shape, dtype in self._sizes.values())
         need += COPIES * self._network_bytes + SMALL - sum(file.stat().st_size for file in self.path.glob("*.*"))
-        if need > (free := free_bytes(self.path)):
-            raise OSError(
-                errno.ENOSPC,
-                f"folder = {str(self.path)!r}: the recording takes {need / 1e9:.3g} GB and the disk has "
-                f"{free / 1e9:.3g} GB free; raise every, lower n_steps, or choose another disk",
-            )
+        require_room(self.path, need, "raise every, lower n_steps, or choose another disk")
+        super()._take()
+        self.state = read_checkpoint(self.path)
 
     def _open(self) -> None:
         """The arrays of a run that has not ended, at their full size: as they stand if it has a checkpoint, else anew.
@@ -105,9 +99,9 @@ class Store(Folder):
         if self.state:
             arrays(self.path, run, self.state)
             fault = (
-                f"folder = {str(self.path)!r}: the run there ended at n_steps = {run['n_steps']}, recorded by a "
-                "version of sgdvi_lite whose runs cannot be made longer; choose that n_steps, or another folder"
+                f"n_steps = {self._n_steps}: the run in {str(self.path)!r} ended at {run['n_steps']}, recorded by a "
             )
+            fault += "version of sgdvi_lite whose runs cannot be made longer; choose that n_steps, or another folder"
             _checks.require("before" in self.state or self.state["step"] < run["n_steps"], fault)
             if self.state.get("before"):
                 self.state = self.state["before"]
@@ -143,19 +137,19 @@ class Store(Folder):
 
 def run_of(folder: Path, header: dict) -> dict:
     """What a header says of its run."""
-    told = {"engine", "d", *(field.name for field in fields(Settings))}
-    if not told <= set(header.get("run", ())):
-        raise damaged(folder / RUN.header, "it describes no run")
-    return header["run"]
+    return _whole(folder / RUN.header, header.get("run"), RUN_PARTS, "it describes no run")
 
 
 def read_checkpoint(folder: Path) -> State | None:
     """The last checkpoint of a run, or ``None``."""
     state = read_state(folder / "state.pt")
-    parts = {"step", "position", "drawn_from", "generator", "engine", "row", "recorded", "diverged"}
-    if state is not None and not (isinstance(state, dict) and parts <= set(state)):
-        raise damaged(folder / "state.pt", "it is no checkpoint of a run")
-    return state
+    return state and _whole(folder / "state.pt", state, STATE_PARTS, "it is no checkpoint of a run")
+
+
+def _whole(file: Path, found: object, parts: set, fault: str) -> dict:
+    if not (isinstance(found, dict) and parts <= set(found)):
+        raise damaged(file, fault)
+    return found
 
 
 def arrays(folder: Path, run: dict, state: State) -> tuple[np.ndarray, np.ndarray]:

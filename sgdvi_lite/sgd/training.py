@@ -116,13 +116,8 @@ class SGD:
 
     def state_dict(self) -> dict:
         """All that a resumed run needs: copies of weights, momentum and random state, and the epochs done."""
-        state = {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "generator": self.generator.get_state(),
-            "epochs_done": self.epochs_done,
-        }
-        return copy.deepcopy(state)
+        state = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+        return copy.deepcopy(state | {"generator": self.generator.get_state(), "epochs_done": self.epochs_done})
 
     def load_state_dict(self, state: dict) -> None:
         """Continue where :meth:`state_dict` was taken; the run goes on bit for bit as if never stopped."""

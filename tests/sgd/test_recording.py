@@ -255,7 +255,9 @@ def test_two_calls_never_record_into_one_folder(tmp_path, monkeypatch):
 def test_a_disk_too_small_is_foreseen(tmp_path, monkeypatch):
     Usage = namedtuple("Usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(10**6, 10**6 - 10**5, 10**5))
-    with pytest.raises(OSError, match=r"takes 0.000679 GB and the disk has 0.0001 GB free; raise every, lower n_steps"):
+    with pytest.raises(
+        OSError, match=r"it takes 0.000679 GB, and the disk has 0.0001 GB free; raise every, lower n_steps"
+    ):
         recorded.start(tmp_path / "new" / "run")
     assert not (tmp_path / "new").exists()
 
@@ -383,7 +385,7 @@ class ByTheOptimiser(Engine):
     def log(self, n):
         return np.array(self.rows, dtype=float)
 
-    def finish(self):
+    def close(self):
         pass
 
 
@@ -457,7 +459,7 @@ def test_blocks_are_found_in_nested_networks_and_where_a_layer_is_used_twice():
         nn.Flatten(), nn.Sequential(nn.Linear(2, 3), norm, relu), nn.Sequential(nn.Linear(3, 3), relu)
     )
     found = blocks(model.append(nn.Linear(3, 2)))
-    assert [block.norm for block in found] == [norm, None, None] and found[-1].linear is model[-1]
+    assert [block[1] for block in found] == [norm, None, None] and found[-1][0] is model[-1]
     assert blocks(nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.BatchNorm1d(3), nn.Linear(3, 2))) is None
     assert blocks(type("Other", (nn.Sequential,), {})(nn.Linear(2, 2))) is None
     assert blocks(nn.Flatten()) is None

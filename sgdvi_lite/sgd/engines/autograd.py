@@ -71,7 +71,7 @@ class Autograd(Engine):
         return torch.stack(self._rows).double().cpu().numpy()
 
     @torch.no_grad()
-    def finish(self) -> None:
+    def close(self) -> None:
         """Put the weights where they were, in memory that others may hold."""
         for p, home in zip(self._parameters, self._homes, strict=True):
             weights, p.data = p.data, home

@@ -5,6 +5,7 @@ the numbers of some batches do.
 """
 
 import sys
+from contextlib import closing
 from dataclasses import replace
 from itertools import chain
 
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from sgdvi_lite import nets
 from sgdvi_lite.gradients import Loss
 from sgdvi_lite.gradients.conditions import State
+from sgdvi_lite.gradients.examples import integers
 from sgdvi_lite.sgd.contract import Settings
 from sgdvi_lite.sgd.engines.autograd import Autograd
 from sgdvi_lite.sgd.engines.fully_connected import FullyConnected, applies
@@ -69,22 +71,18 @@ def _steps(kind: type, parts: tuple, index: Tensor) -> tuple:
     """
     model = parts[0]
     start, sizes = nets.flat_parameters(model), [p.numel() for p in model.parameters() if p.requires_grad]
-    with State(model).in_force(), np.errstate(all="ignore"):
-        engine = kind(*parts)
-        try:
-            engine.prepare(index, 0)
-            for k in range(len(index)):
-                engine.step(k)
-            log, state = torch.from_numpy(engine.log(len(index))), engine.state()
-        finally:
-            engine.finish()
+    with State(model).in_force(), np.errstate(all="ignore"), closing(kind(*parts)) as engine:
+        engine.prepare(index, 0)
+        for k in range(len(index)):
+            engine.step(k)
+        log, state = torch.from_numpy(engine.log(len(index))), engine.state()
     return state["velocity"].split(sizes), (log[:, 0], log[:, 2], state["weights"] - start, *state["buffers"].values())
 
 
 def _spread(y: Tensor, b: int) -> Tensor:
     """Indices ``(n, b)`` of a few batches: the first example of each label, then examples all over the data."""
-    N, firsts = len(y), np.empty(0, int)
-    if not y.is_floating_point() and not y.is_complex():
-        firsts = np.unique(y.cpu().numpy(), return_index=True)[1] * N // y.numel()
-    n = b * min(BATCHES, max(1, -(-len(firsts) // b)))
-    return torch.cat([torch.from_numpy(firsts), torch.linspace(0, N - 1, n).long()])[:n].view(-1, b)
+    N = len(y)
+    firsts = [np.unique(labels.cpu().numpy(), return_index=True)[1] * N // labels.numel() for labels in integers(y)]
+    n = b * min(BATCHES, max(1, -(-sum(map(len, firsts)) // b)))
+    rows = np.concatenate([*firsts, np.linspace(0, N - 1, n).astype(int)])[:n]
+    return torch.from_numpy(rows).view(-1, b)

@@ -12,7 +12,6 @@ weights, and the slope in its input into the array of the layer below.
 
 import re
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -24,14 +23,8 @@ from sgdvi_lite.gradients import Loss
 from sgdvi_lite.sgd.contract import CHUNK, Engine, Settings
 
 Views = Iterator[tuple[np.ndarray, np.ndarray]]  # each parameter and its gradient, in order; a layer takes its own
+Block = tuple[nn.Linear, nn.BatchNorm1d | None]  # a linear layer, with its norm; but for the last a ReLU follows
 LETTERS = {nn.Flatten: "F", nn.Linear: "L", nn.BatchNorm1d: "B", nn.ReLU: "R"}
-
-
-class Block(NamedTuple):
-    """A linear layer with what follows it: batch-norm or none, and for all but the last a ReLU."""
-
-    linear: nn.Linear
-    norm: nn.BatchNorm1d | None
 
 
 def blocks(model: nn.Module) -> list[Block] | None:
@@ -40,7 +33,7 @@ def blocks(model: nn.Module) -> list[Block] | None:
     if not re.fullmatch("F?(LB?R)*L", "".join(LETTERS.get(type(layer), "?") for layer in leaves)):
         return None
     pairs = zip(leaves, [*leaves[1:], None], strict=True)
-    return [Block(a, b if type(b) is nn.BatchNorm1d else None) for a, b in pairs if type(a) is nn.Linear]
+    return [(a, b if type(b) is nn.BatchNorm1d else None) for a, b in pairs if type(a) is nn.Linear]
 
 
 def applies(model: nn.Module, loss: Loss, x: Tensor, y: Tensor) -> bool:
@@ -52,7 +45,7 @@ def applies(model: nn.Module, loss: Loss, x: Tensor, y: Tensor) -> bool:
         and x.device.type == "cpu"
         and y.dtype == torch.int64
         and not any(map(_has_hooks, model.modules()))
-        and bool((y >= 0).all() & (y < parts[-1].linear.out_features).all())
+        and bool((y >= 0).all() & (y < parts[-1][0].out_features).all())
     )
 
 
@@ -204,7 +197,7 @@ class FullyConnected(Engine):
         self.velocity, gradient, move = (torch.zeros_like(self.weights) for _ in range(3))
         self._arrays = [a.numpy() for a in (self.weights, self.velocity, gradient, move)]
         self._x = np.ascontiguousarray(x.reshape(len(x), -1).numpy())
-        self._hot = np.eye(parts[-1].linear.out_features, dtype=self._x.dtype)[y.numpy()]
+        self._hot = np.eye(parts[-1][0].out_features, dtype=self._x.dtype)[y.numpy()]
         self._gathered = [np.zeros((chunk * b, a.shape[1]), a.dtype) for a in (self._x, self._hot)]
         self._inputs, self._targets = (a.reshape(chunk, b, -1).transpose(0, 2, 1) for a in self._gathered)
         self._dots = np.zeros((chunk, 3))
@@ -255,7 +248,7 @@ class FullyConnected(Engine):
         """The weights as they stand, for nothing."""
         return self._arrays[0]
 
-    def finish(self) -> None:
+    def close(self) -> None:
         """Write the weights into the network."""
         nets.set_flat_parameters(self.model, self.weights)
 
