@@ -53,6 +53,8 @@ def test_a_name_that_is_no_text_is_none_of_those_allowed():
 def test_products_of_small_integers_do_not_overflow():
     N, b = np.int8(100), np.int8(50)
     assert minibatch_factor(N, b, replacement=False) == minibatch_factor(100, 50, replacement=False)
+    with pytest.raises(ValueError, match="replacement = 'without': expected True or False"):
+        minibatch_factor(100, 50, replacement="without")
     assert temperature(np.float32(0.5), np.int64(4)) == 0.0625
 
 

@@ -183,12 +183,14 @@ def record(
     asked |= {"n_steps": n_steps, "every": every, "batch_size": batch_size, "sampling": sampling, "engine": engine}
     settings = Settings(N=len(x), **{name: number(value) for name, value in asked.items()})
     dtype, size = _dtype(model), sum(t.nbytes for t in (*model.parameters(), *model.buffers()))
+    versions = {"python": platform.python_version(), "torch": str(torch.__version__), "numpy": np.__version__}
+    made = {"threads": torch.get_num_threads(), "versions": versions}
     with conditions.undone(model, generator), conditions.repeatable(x.device):
         _rewind(Path(folder), model, generator)
         kind = choose(model.train(), loss, x, y, settings)
         run = asdict(settings) | {"engine": kind.name} | _fingerprint(model, loss, x, y, generator)
         run["computes"] = what_is_computed(model, loss, x, y, settings)
-        with closing(Store(folder, run, _made(), dtype, size)) as store:
+        with closing(Store(folder, run, made, dtype, size)) as store:
             if store.state:
                 load_network(model, store.state["engine"])
             if not store.ended:
@@ -228,11 +230,6 @@ def _fingerprint(model: nn.Module, loss: Loss, x: Tensor, y: Tensor, generator: 
         "data_sha256": digest(x, y),
         "generator_sha256": digest(generator.get_state()),
     }
-
-
-def _made() -> dict:
-    versions = {"python": platform.python_version(), "torch": str(torch.__version__), "numpy": np.__version__}
-    return {"threads": torch.get_num_threads(), "versions": versions}
 
 
 def _rewind(folder: Path, model: nn.Module, generator: torch.Generator) -> None:
