@@ -395,7 +395,7 @@ def test_a_recorded_run_of_least_squares_has_the_exact_covariance(tmp_path, samp
     model = torch.nn.Linear(2, 1, bias=False).double()
     options = {"lr": 0.4, "batch_size": 2, "sampling": sampling, "generator": generator(2), "progress": False}
     half = lambda out, y: ((out[:, 0] - y) ** 2).mean() / 2  # noqa: E731
-    made = sgd.record(model, half, DESIGN, ANSWERS, tmp_path, n_steps=6_000, every=3, **options)
+    made = sgd.record(model, half, DESIGN, ANSWERS, tmp_path, n_steps=3_000, every=3, **options)
     x = made.weights[100:]
     z = x - x.mean(0)
     found, error = series.batch_means(z[:, :, None] * z[:, None])
