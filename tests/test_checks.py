@@ -72,3 +72,8 @@ def test_networks_take_arrays_and_integers_of_numpy():
     assert nets.error_rate(model, x, y, np.int64(3)) in (0, 1)
     with pytest.raises(ValueError, match="x has 0 examples and y has 0"):
         nets.error_rate(model, x[:0], y[:0])
+
+
+def test_a_device_without_numbers_is_refused():
+    with pytest.raises(ValueError, match=r"device = 'meta': .*expected cpu"):
+        _checks.device("meta")

@@ -44,7 +44,8 @@ class Certificate:
     kind
         ``full`` (all eigenvalues were computed), ``deterministic`` (from trace and Frobenius norm), ``probabilistic``.
     failure_probability
-        Bound on the probability that the last certificate is wrong; 0 unless the kind is ``probabilistic``.
+        Bound on the probability that the certificate is wrong, all attempts at one that came before it included; 0
+        unless the kind is ``probabilistic``.
     products
         Number of vectors with which the matrix was multiplied.
     """
@@ -93,6 +94,16 @@ def failure_probability(ratio: float, n: int, steps: int, probes: int) -> float:
     """
     one = 1.648 * math.sqrt(n) * math.exp(-math.sqrt(max(1 - ratio, 0.0)) * (2 * steps - 1))
     return min(one, 1.0) ** probes
+
+
+def of_any_attempt(p: float, attempt: int) -> float:
+    """Bound on the probability that any of a search's random runs was wrong, from that of the latest one.
+
+    How many there will be is not known beforehand. So the failure of number ``a = 1, 2, ...`` is allowed the fraction
+    ``1 / (a (a + 1))`` of the whole, and these add up to 1: whatever came before, all that end with at most ``P`` here
+    are wrong with probability at most ``P`` together.
+    """
+    return min(p * attempt * (attempt + 1), 1.0)
 
 
 def left_over(values: Tensor, trace: float, frobenius: float, n: int) -> float:

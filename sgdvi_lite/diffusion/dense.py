@@ -1,4 +1,8 @@
-"""The back-end ``dense``: the diffusion matrix itself, from one pass over the gradients."""
+"""The back-end ``dense``: the diffusion matrix itself, from one pass over the gradients.
+
+Where the gradients of all examples fit beside it they are kept, and multiplied with; the matrix is formed only when all
+its eigenvalues, its norm or itself are asked for.
+"""
 
 import math
 from functools import cached_property
@@ -7,7 +11,15 @@ import torch
 from torch import Tensor
 
 from sgdvi_lite.diffusion.base import BLOCK, Gradients, Stored, add_half, mirror
+from sgdvi_lite.diffusion.kept import Kept
 from sgdvi_lite.gradients.source import Source
+
+
+def stored_product(matrix: Tensor, V: Tensor) -> Tensor:
+    """Product with vectors that may have another dtype: then block by block, so that no copy of the matrix is made."""
+    if V.dtype == matrix.dtype:
+        return matrix @ V
+    return torch.cat([rows.to(V.dtype) @ V for rows in matrix.split(BLOCK)])
 
 
 class Dense(Stored):
@@ -17,8 +29,8 @@ class Dense(Stored):
 
     @staticmethod
     def bytes_needed(source: Source, N: int) -> float:
-        """The matrix and one chunk of gradients."""
-        return (source.d**2 + source.chunk * source.d) * source.like.element_size()
+        """The matrix and one chunk of gradients, with what it takes to compute it."""
+        return (source.d**2 + source.chunk * source.d) * source.like.element_size() + source.working_bytes
 
     @classmethod
     def build(cls, gradients: Gradients) -> "Dense":
@@ -28,7 +40,7 @@ class Dense(Stored):
         state = states.load("dense") or {"seen": 0, "mean": like.new_zeros(d), "scatter": like.new_zeros(d, d)}
         mean, scatter = state["mean"], state["scatter"]  # updated in place
         buffer = like.new_empty(source.chunk + 1, d)
-        for G in source.chunks(gradients.progress, buffer[:-1], state["seen"]):
+        for G in gradients.passed(gradients.shifted(buffer[:-1], state, state["seen"])):
             n, seen, chunk_mean = len(G), state["seen"], G.mean(0)
             buffer[n] = (chunk_mean - mean) * math.sqrt(seen * n / (seen + n))
             G -= chunk_mean
@@ -36,15 +48,14 @@ class Dense(Stored):
             mean += (chunk_mean - mean) * (n / (seen + n))
             state["seen"] += n
             states.save("dense", lambda: state)
+        mean += gradients.common_origin(state)[1]
         centre = ranks.sum(mean * (state["seen"] / ranks.total))
         add_half(scatter, (mean - centre)[None] * math.sqrt(state["seen"]))
         return cls(d, like, d, mirror(ranks.sum(scatter).div_(ranks.total)))
 
     def matmul(self, V: Tensor) -> Tensor:
-        """Product ``D V``; in another dtype block by block, so that no copy of the matrix is made."""
-        if V.dtype == self.matrix.dtype:
-            return self.matrix @ V
-        return torch.cat([rows.to(V.dtype) @ V for rows in self.matrix.split(BLOCK)])
+        """Product ``D V``."""
+        return stored_product(self.matrix, V)
 
     @cached_property
     def _root(self) -> Tensor:
@@ -54,6 +65,30 @@ class Dense(Stored):
     def root_matmul(self, Z: Tensor) -> Tensor:
         """Product of noise (d, m) with the square root from the eigenvectors."""
         return self._root @ Z
+
+    def dense(self) -> Tensor:
+        """A copy of the matrix."""
+        return self.matrix.clone()
+
+
+class DenseOfKept(Kept):
+    """The gradients of all examples, and the matrix itself once it is asked for."""
+
+    name = file = "dense"
+
+    @classmethod
+    def bytes_needed(cls, source: Source, N: int) -> float:
+        """The gradients and the matrix."""
+        return cls.bytes_kept(source, N) + source.d**2 * source.like.element_size()
+
+    @cached_property
+    def matrix(self) -> Tensor:
+        """The matrix ``D``, (d, d)."""
+        return self.covariance()
+
+    def cheapest_matmul(self, V: Tensor) -> Tensor:
+        """The product with the matrix where it is formed, else with the gradients."""
+        return stored_product(self.matrix, V) if self.formed else self.matmul(V)
 
     def dense(self) -> Tensor:
         """A copy of the matrix."""

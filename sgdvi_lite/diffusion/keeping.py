@@ -2,14 +2,16 @@
 
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
 from sgdvi_lite._storage.files import digest
 from sgdvi_lite._storage.folder import NOTHING, Checkpoints, Folder, Kind
-from sgdvi_lite.gradients.examples import leaves
 from sgdvi_lite.gradients.source import Network
 
-# Losses are compared to three digits: another device or another number of threads rounds otherwise.
+# Gradients are compared to three digits: another device or another number of threads rounds otherwise.
 COMPUTATION = Kind("computation.json", "computation", "computes", tolerance=1e-3)
-LOSSES = 64  # so many values tell which loss it is, which has no name that tells its numbers
+SPREAD = 64  # gradients of so many examples, spread over all, tell what a loss, hooks and layers of one's own compute
 
 
 def of_network(folder: str | Path | None, network: Network, group=None) -> Checkpoints:
@@ -18,13 +20,21 @@ def of_network(folder: str | Path | None, network: Network, group=None) -> Check
         return NOTHING
     if group is not None:
         raise ValueError(f"folder = {str(folder)!r} with a group: the work of several ranks is not kept; leave one out")
-    model = network.model
-    losses = [network.loss_of(k) for k in range(min(network.N, LOSSES))]
+    trained = {name: p for name, p in network.model.named_parameters() if p.requires_grad}
+    examples = sorted({k * (network.N - 1) // (SPREAD - 1) for k in range(SPREAD)})
     identity = {
-        "trained": [f"{name} {tuple(p.shape)}" for name, p in model.named_parameters() if p.requires_grad],
-        "weights": digest(*model.state_dict().values()),
-        "data": digest(*leaves((network.x, network.y))),
+        "trained": [f"{name} {tuple(p.shape)}" for name, p in trained.items()],
+        "weights": digest(*network.model.state_dict().values()),
+        "data": digest(*network.inputs),
         "chunk": network.chunk,
-        "losses": losses,
+        **_fingerprint(network.one_by_one(examples), [p.numel() for p in trained.values()]),
     }
     return Checkpoints(Folder(folder, COMPUTATION, identity), network.like.device)
+
+
+def _fingerprint(G: Tensor, sizes: list[int]) -> dict[str, list[float]]:
+    """Norms of gradients (n, d), and those of half of the entries for each weight, which tell their signs as well."""
+    G = G.double().cpu()
+    signs = 2 * torch.randint(2, G.shape, generator=torch.Generator().manual_seed(0)) - 1
+    halves = (G * signs).clamp_min(0).split(sizes, dim=1)
+    return {"gradients": G.norm(dim=1).tolist(), "halves": [half.norm().item() for half in halves]}

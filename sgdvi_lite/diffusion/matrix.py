@@ -4,21 +4,24 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from scipy.sparse.linalg import LinearOperator
 from torch import Tensor, distributed, nn
 
 from sgdvi_lite import _checks, gradients, linalg
+from sgdvi_lite._storage.folder import Checkpoints
 from sgdvi_lite.diffusion import keeping
 from sgdvi_lite.diffusion import plan as plans
 from sgdvi_lite.diffusion.base import Gradients
 from sgdvi_lite.diffusion.certificates import Certificate
 from sgdvi_lite.diffusion.eigenvalues import Eigenvalues
-from sgdvi_lite.diffusion.ranks import Ranks
+from sgdvi_lite.diffusion.ranks import Ranks, together
 from sgdvi_lite.gradients.source import Given
 
 BACKENDS = ("auto", *plans.BACKENDS)
+Array = Tensor | np.ndarray
 
 
 class DiffusionMatrix:
@@ -33,7 +36,9 @@ class DiffusionMatrix:
         Number of examples.
     backend : str
         The back-end in use: ``dense`` stores ``(d, d)``; ``gram`` stores ``(N, N)`` and the gradients, those of linear
-        layers as factors; ``recomputed`` stores neither and computes the gradients anew for each product.
+        layers as factors; ``recomputed`` stores neither and computes the gradients anew for each product. Where ``d``
+        is large and all gradients fit beside ``(d, d)``, ``dense`` keeps them too. With kept gradients the matrix is
+        formed only when all its eigenvalues, its norm or itself are asked for; products and ranks do without.
     how : str
         What was chosen and why: back-end, memory, way of computing the gradients, and of the last eigenvalues.
 
@@ -51,27 +56,26 @@ class DiffusionMatrix:
 
     def __init__(self, gradients: Gradients, backend: str, memory: float | None):
         source, ranks = gradients.source, gradients.ranks
-        backend = plans.ALIASES.get(backend, backend)
-        _checks.one_of("backend", backend, BACKENDS)
-        if memory is not None:
-            _checks.positive("memory", memory)
         ranks.agree(d=source.d, dtype=source.like.dtype, backend=backend)
         limit = min(ranks.collect(int(memory or plans.available(source.like.device))))  # all ranks choose alike
-        plan = plans.choose(backend, source, ranks.total, limit)
+        alone = ranks.size == 1 and gradients.states.folder is None  # a folder keeps the matrix so far
+        plan = plans.choose(backend, source, ranks.total, limit, alone)
         self.N = ranks.total
-        self._backend = plans.BACKENDS[plan.backend].build(gradients)
+        with plans.computing(plan.kind.remedy):
+            self._backend = plan.kind.build(gradients)
         self._eigenvalues = Eigenvalues(self._backend, plan, gradients.progress, gradients.states)
 
     @classmethod
     def from_gradients(
-        cls, gradients: Tensor, backend: str = "auto", *, memory: float | None = None, progress: bool = False
+        cls, gradients: Array, backend: str = "auto", *, memory: float | None = None, progress: bool = False
     ) -> DiffusionMatrix:
         """D from per-example gradients.
 
         Parameters
         ----------
         gradients
-            Array ``(N, d)``, float32 or float64; one row for each example. It is not modified.
+            Array ``(N, d)``, float32 or float64, of torch or NumPy; one row for each example. It is not modified, and
+            must not be while ``recomputed`` uses it, which notices. What is NumPy's is copied.
         backend
             ``dense``, ``gram``, ``recomputed``, or ``auto``: ``gram`` if N < d, else ``dense``; if that does not fit
             ``memory``, ``recomputed``.
@@ -83,13 +87,17 @@ class DiffusionMatrix:
         Raises
         ------
         ValueError
-            If the array is not two-dimensional, has no examples, no columns, no floating-point numbers, or holds
-            a NaN or an infinity; if the back-end is unknown.
+            If the array is not two-dimensional and dense, has no examples, no columns, other numbers than float32 or
+            float64, a NaN or an infinity, or numbers whose squares leave the range of the dtype; if the back-end is
+            unknown.
+        TypeError
+            If it is neither torch's nor NumPy's, such as a list.
         MemoryError
             Before any work, if the back-end asked for does not fit ``memory``.
         """
-        _checks.rows("gradients", gradients, "(N, d) with N >= 1 and d >= 1; put one example in each row")
-        return cls(Gradients(Given(gradients), Ranks(None, len(gradients)), progress), backend, memory)
+        backend = _checked(backend, memory)
+        G = _as_gradients(gradients)
+        return cls(Gradients(Given(G), Ranks(None, len(G)), progress), backend, memory)
 
     @classmethod
     def from_model(
@@ -126,7 +134,10 @@ class DiffusionMatrix:
         ------
         ValueError
             As in :func:`sgdvi_lite.gradients.chunks`; if the back-end is unknown; if the ranks of the group differ in
-            ``d``, dtype or back-end; if the folder holds another computation or other files.
+            ``d``, dtype or back-end; if the folder holds another computation or other files. Later, if ``recomputed``
+            finds that ``x`` or ``y`` were changed in place.
+        RuntimeError
+            On the other ranks of a group, if one of them has failed.
         BlockingIOError
             If another process computes in that folder.
         MemoryError
@@ -136,7 +147,8 @@ class DiffusionMatrix:
         -----
         A script for several ranks, started by ``torchrun --nproc-per-node=2 script.py``, has these lines around it::
 
-            torch.distributed.init_process_group("gloo")  # "nccl" with a GPU for each rank
+            torch.distributed.init_process_group("gloo")  # "nccl" with a GPU for each rank, and then
+            # torch.cuda.set_device(int(os.environ["LOCAL_RANK"])) before all else, as NCCL uses the current device
             rank, ranks = torch.distributed.get_rank(), torch.distributed.get_world_size()
             world = torch.distributed.group.WORLD
             D = DiffusionMatrix.from_model(model, loss, x[rank::ranks], y[rank::ranks], group=world)
@@ -151,11 +163,17 @@ class DiffusionMatrix:
         >>> x, y = torch.randn(5, 3), torch.tensor([0, 1, 1, 0, 1])
         >>> D = DiffusionMatrix.from_model(model, torch.nn.functional.cross_entropy, x, y)
         >>> D.shape, D.how
-        ((8, 8), 'gram, N = 5 < d = 8, 480 bytes; gradients layer by layer')
+        ((8, 8), 'gram, N = 5 < d = 8, 800 bytes; gradients layer by layer')
         """
-        net = gradients.Network(model, loss, x, y, chunk)
-        states = keeping.of_network(folder, net, group)
-        return cls(Gradients(net, Ranks(group, net.N), progress, states), backend, memory)
+
+        def made() -> tuple[str, gradients.Network, Checkpoints]:
+            """What may be refused on one rank and not on another."""
+            name = _checked(backend, memory)
+            net = gradients.Network(model, loss, x, y, chunk)
+            return name, net, keeping.of_network(folder, net, group)
+
+        name, net, states = together(group, made)
+        return cls(Gradients(net, Ranks(group, net.N), progress, states), name, memory)
 
     @property
     def backend(self) -> str:
@@ -177,13 +195,17 @@ class DiffusionMatrix:
         """That of the gradients."""
         return self._backend.like.device
 
-    def __matmul__(self, V: Tensor) -> Tensor:
-        """Product with a vector ``(d,)`` or a matrix ``(d, m)``."""
+    def __matmul__(self, V: Array) -> Tensor:
+        """Product with a vector ``(d,)`` or a matrix ``(d, m)``, of the dtype and on the device of ``D``."""
+        V = torch.as_tensor(V) if isinstance(V, np.ndarray) else V
         if V.ndim not in (1, 2) or V.shape[0] != self.shape[0]:
             raise ValueError(f"V has shape {tuple(V.shape)}: expected ({self.shape[0]},) or ({self.shape[0]}, m)")
         if V.dtype != self.dtype:
             raise ValueError(f"V is {V.dtype}, D is {self.dtype}: expected the same; convert V with .to(D.dtype)")
-        return self._backend.matmul(V)
+        if V.device != self.device:
+            raise ValueError(f"V is on {V.device}, D on {self.device}: expected the same; move V with .to(D.device)")
+        with plans.computing("multiply with fewer columns at once"):
+            return self._backend.matmul(V)
 
     @property
     def plan(self) -> plans.Plan:
@@ -197,7 +219,8 @@ class DiffusionMatrix:
 
     def dense(self) -> Float[Tensor, "d d"]:
         """The matrix itself, as a new array."""
-        return self._backend.dense()
+        with plans.computing("multiply with it instead"):
+            return self._backend.dense()
 
     def trace(self) -> float:
         """Sum of all eigenvalues: the mean squared distance of a gradient from the mean gradient."""
@@ -208,7 +231,8 @@ class DiffusionMatrix:
 
         With ``recomputed`` it costs a pass over the gradients for every 2,048 columns.
         """
-        return self._backend.frobenius_norm
+        with plans.computing("lower chunk"):
+            return self._backend.frobenius_norm
 
     def mean_and_std(self) -> tuple[float, float]:
         """Mean and standard deviation of all ``d`` eigenvalues, from trace and Frobenius norm; see chapter 9."""
@@ -281,7 +305,8 @@ class DiffusionMatrix:
         """
         _checks.count("n", n)
         z = torch.randn(n, self._backend.noise, generator=generator, device=generator.device, dtype=self.dtype)
-        return self._backend.root_matmul(z.to(self.device).T).T
+        with plans.computing("draw fewer at once"):
+            return self._backend.root_matmul(z.to(self.device).T).T
 
     def to_scipy(self) -> LinearOperator:
         """As a :class:`scipy.sparse.linalg.LinearOperator`, for SciPy's iterative solvers, on the CPU."""
@@ -294,3 +319,32 @@ class DiffusionMatrix:
 
     def __repr__(self) -> str:
         return f"DiffusionMatrix(d={self.shape[0]}, N={self.N}, backend={self.backend!r}, dtype={self.dtype})"
+
+
+def _checked(backend: str, memory: float | None) -> str:
+    """The present name of a back-end, or raise before any work if there is none of that name or no memory."""
+    backend = plans.ALIASES.get(backend, backend)
+    _checks.one_of("backend", backend, BACKENDS)
+    if memory is not None:
+        _checks.positive("memory", memory)
+    return backend
+
+
+def _as_gradients(array: object) -> Tensor:
+    """Gradients (N, d) without a graph, or raise unless they are finite float32 or float64."""
+    if isinstance(array, np.ndarray) and array.dtype.kind in "fiu" and not isinstance(array, np.ma.MaskedArray):
+        array = torch.from_numpy(array.astype(array.dtype.newbyteorder("="), order="C"))  # a copy: who knows who writes
+    if not isinstance(array, Tensor):
+        raise TypeError(
+            f"gradients is a {type(array).__name__}: expected a tensor or a NumPy array of float32 or float64, "
+            "(N, d); convert it with torch.tensor"
+        )
+    array = array.detach()
+    _checks.require(
+        array.layout == torch.strided
+        and (array.dtype in (torch.float32, torch.float64) or not array.is_floating_point()),
+        f"gradients has {array.dtype} and layout {array.layout}: expected floats of torch.float32 or torch.float64, "
+        "dense; convert it with .to_dense() or .to(torch.float32)",
+    )
+    _checks.rows("gradients", array, "(N, d) with N >= 1 and d >= 1; put one example in each row")
+    return array

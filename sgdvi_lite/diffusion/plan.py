@@ -1,6 +1,8 @@
 """Memory foreseen before the work, the back-end that fits into it, and what was done, in words."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import psutil
@@ -8,14 +10,16 @@ import torch
 
 from sgdvi_lite.diffusion.base import Backend
 from sgdvi_lite.diffusion.certificates import Certificate
-from sgdvi_lite.diffusion.dense import Dense
+from sgdvi_lite.diffusion.dense import Dense, DenseOfKept
 from sgdvi_lite.diffusion.gram import Gram
 from sgdvi_lite.diffusion.recomputed import Recomputed
+from sgdvi_lite.gradients.conditions import full_precision
 from sgdvi_lite.gradients.source import Source
 
 BACKENDS: dict[str, type[Backend]] = {kind.name: kind for kind in (Dense, Gram, Recomputed)}
 ALIASES = {"lanczos": Recomputed.name}  # names that were those of back-ends before
 FRACTION = 0.8  # part of the free memory that is used by default
+FULL = 2000  # up to this size all eigenvalues are computed at once, whatever is asked
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,8 @@ class Plan:
         Bytes that may be used.
     backend : str
         Name of the back-end in use: ``best``, or if it was not asked for and does not fit ``recomputed``.
+    kind : type
+        Its class: of ``dense`` there are two, one of which keeps the gradients and forms the matrix when it is needed.
     gradients : str
         How the gradients are computed.
     solver : str
@@ -60,12 +66,13 @@ class Plan:
     limit: int
     backend: str
     gradients: str
+    kind: type[Backend]
     solver: str = ""
     certificate: Certificate | None = None
 
     def __str__(self) -> str:
         why = "as asked" if self.asked else f"N = {self.N:,} {'<' if self.N < self.d else '>='} d = {self.d:,}"
-        memory = size(self.needed)
+        memory = size(self.needed) + (" with the gradients" if self.kind is DenseOfKept else "")
         if self.backend != self.best:
             memory = f"{self.best} needs {memory}, and {size(self.limit)} may be used"
         text = f"{self.backend}, {why}, {memory}; gradients {self.gradients}"
@@ -75,16 +82,22 @@ class Plan:
         return f"{text}; all eigenvalues {self.solver}" if self.solver else text
 
 
-def choose(name: str, source: Source, N: int, limit: int) -> Plan:
-    """The back-end of that name, or for ``auto`` the best one that fits into ``limit`` bytes."""
+def choose(name: str, source: Source, N: int, limit: int, keep: bool) -> Plan:
+    """The back-end of that name, or for ``auto`` the best one that fits into ``limit`` bytes.
+
+    For a large matrix ``dense`` is told to ``keep`` the gradients if it may and they fit as well.
+    """
     d, asked = source.d, name != "auto"
-    smaller = "gram" if N < d else "dense"
-    best = name if asked else smaller
-    needed = BACKENDS[best].bytes_needed(source, N)
-    backend = BACKENDS[best if asked or needed <= limit else Recomputed.name]
-    what = f"backend {backend.name!r} with N = {N:,} and d = {d:,}"
-    require(what, backend.bytes_needed(source, N), limit, backend.remedy)
-    return Plan(N, d, asked, best, needed, limit, backend.name, source.how)
+    best = name if asked else "gram" if N < d else "dense"
+    kind = BACKENDS[best]
+    if best == "dense" and keep and min(N, d) > FULL and DenseOfKept.bytes_needed(source, N) <= limit:
+        kind = DenseOfKept
+    needed = kind.bytes_needed(source, N)
+    if not asked and needed > limit:
+        kind = Recomputed
+    what = f"backend {kind.name!r} with N = {N:,} and d = {d:,}"
+    require(what, kind.bytes_needed(source, N), limit, kind.remedy)
+    return Plan(N, d, asked, best, needed, limit, kind.name, source.how, kind)
 
 
 def require(what: str, needed: float, limit: int, remedy: str) -> None:
@@ -95,8 +108,21 @@ def require(what: str, needed: float, limit: int, remedy: str) -> None:
 
 def available(device: torch.device) -> int:
     """Bytes that may be used on a device: most of what is free now."""
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
-    return int(FRACTION * free)
+    if device.type != "cuda":
+        return int(FRACTION * psutil.virtual_memory().available)
+    cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # torch's own, and free again
+    return int(FRACTION * (torch.cuda.mem_get_info(device)[0] + cached))
+
+
+@contextmanager
+def computing(remedy: str) -> Iterator[None]:
+    """Full precision; and a device's lack of memory is an error that says what helps."""
+    try:
+        with full_precision():
+            yield
+    except torch.OutOfMemoryError as error:
+        fault = f"the device is out of memory: {remedy}, or give memory= a lower bound ({str(error).splitlines()[0]})"
+        raise MemoryError(fault) from error
 
 
 def size(number: float) -> str:

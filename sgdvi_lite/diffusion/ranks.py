@@ -2,9 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeVar
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+T = TypeVar("T")
+
+
+def together(group: dist.ProcessGroup | None, make: Callable[[], T]) -> T:
+    """What ``make`` gives on this rank; if it raises on any, all ranks raise, so that none waits for another."""
+    try:
+        made, fault = make(), None
+    except Exception as error:
+        made, fault = None, error
+    Ranks(group, 0).share(fault)
+    return made
 
 
 class Ranks:
@@ -33,6 +48,15 @@ class Ranks:
             dist.all_gather_object(values, value, group=self.group)
         return values
 
+    def share(self, fault: Exception | None) -> None:
+        """Raise this rank's fault, or if another has one an error that tells it."""
+        texts = self.collect(None if fault is None else f"{type(fault).__name__}: {fault}")
+        if fault is not None:
+            raise fault
+        for rank, text in enumerate(texts):
+            if text:
+                raise RuntimeError(f"rank {rank} of the group has failed: {text}")
+
     def agree(self, **values: object) -> None:
         """Raise on every rank unless each of the named values is the same on all of them."""
         for name, value in values.items():
@@ -49,6 +73,10 @@ class Ranks:
             tensor = tensor.contiguous()
             dist.all_reduce(tensor, group=self.group)
         return tensor
+
+    def of_first(self, tensor: Tensor) -> Tensor:
+        """That of rank 0, on each rank."""
+        return tensor if self.group is None else self.sum(tensor if self.first == 0 else torch.zeros_like(tensor))
 
     def gather(self, tensor: Tensor) -> Tensor:
         """The rows (n, ...) of all ranks, one below the other, on each rank."""

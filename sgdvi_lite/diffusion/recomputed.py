@@ -1,17 +1,20 @@
 """The back-end ``recomputed``: no matrix at all, the gradients are computed anew, chunk by chunk, for every product."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
+from sgdvi_lite import _checks
 from sgdvi_lite._storage.folder import NOTHING
 from sgdvi_lite.diffusion.base import BLOCK, Backend, Gradients, norm
 from sgdvi_lite.diffusion.dense import Dense
 from sgdvi_lite.gradients.source import Source
+
+INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32}  # by their bytes
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,36 +23,56 @@ class Recomputed(Backend):
 
     gradients: Gradients
     buffer: Tensor
+    origin: Tensor
     mean: Tensor
     trace: float
+    marks: list[Tensor]
     name = "recomputed"
     file = "lanczos"  # its name when the first folders were made
+    block = 64  # a pass costs hardly more than for fewer
 
     @staticmethod
     def bytes_needed(source: Source, N: int) -> float:
-        """A few chunks of gradients."""
-        return 4 * source.chunk * source.d * source.like.element_size()
+        """A few chunks of gradients, some of them in float64, and what it takes to compute one."""
+        item = source.like.element_size()
+        return max(4 * item, item + 16) * source.chunk * source.d + source.working_bytes
 
     @classmethod
     def build(cls, gradients: Gradients) -> "Recomputed":
         """Two passes: the mean, then the trace."""
         source, ranks, states = gradients.source, gradients.ranks, gradients.states
         buffer = source.like.new_empty(source.chunk, source.d)
-
-        def average(name: str, total: Callable[[Tensor], Tensor]) -> Tensor:
-            """Of all examples, from the totals of chunks, unless it is kept."""
-            state = states.load(name)
-            if state is None:
-                state = {name: ranks.sum(sum(map(total, source.chunks(gradients.progress, buffer))) / ranks.total)}
-                states.save(name, lambda: state, done=True)
-            return state[name]
-
-        mean = average("mean", lambda G: G.sum(0))
-        trace = average("trace", lambda G: G.sub_(mean).double().square().sum())
-        return cls(source.d, source.like, ranks.total, gradients, buffer, mean, trace.item())
+        marks = list(map(mark, source.inputs))
+        state = states.load("mean")
+        if state is None:
+            state = {}
+            total = sum(G.sum(0) for G in gradients.passed(gradients.shifted(buffer, state)))
+            origin, off = gradients.common_origin(state)
+            state = {"mean": ranks.sum((total + off * source.N) / ranks.total), "origin": origin}
+            states.save("mean", lambda: state, done=True)
+        mean = state["mean"]
+        origin = state.get("origin", torch.zeros_like(mean))  # kept states had none at first
+        made = cls(source.d, source.like, ranks.total, gradients, buffer, origin, mean, math.nan, marks)
+        state = states.load("trace")
+        if state is None:
+            squares = sum(G.double().square().sum() for G in made._centred())
+            state = {"trace": ranks.sum(squares / ranks.total)}
+            states.save("trace", lambda: state, done=True)
+        return replace(made, trace=state["trace"].item())
 
     def _centred(self) -> Iterator[Tensor]:
-        return (G.sub_(self.mean) for G in self.gradients.source.chunks(self.gradients.progress, self.buffer))
+        return self.gradients.passed(self._recomputed())
+
+    def _recomputed(self) -> Iterator[Tensor]:
+        source = self.gradients.source
+        now = list(map(mark, source.inputs))
+        _checks.require(
+            all(map(torch.equal, now, self.marks)),
+            "gradients: what they are computed from was changed in place after D was built: expected it to stay as it "
+            "was; build D anew, or from a copy",
+        )
+        for G in source.chunks(self.gradients.progress, self.buffer):
+            yield (G.sub_(self.origin) if self.origin.any() else G).sub_(self.mean)
 
     def matmul(self, V: Tensor) -> Tensor:
         """Product ``D V`` by one pass."""
@@ -87,3 +110,10 @@ class Recomputed(Backend):
     def dense(self) -> Tensor:
         """The matrix as the back-end ``dense`` computes it."""
         return Dense.build(replace(self.gradients, states=NOTHING)).matrix
+
+
+def mark(tensor: Tensor) -> Tensor:
+    """A number for each row, exact sums of its bits with odd weights, so that a change in a row is seen."""
+    bits = tensor.contiguous().view(-1).view(INTEGERS.get(tensor.element_size(), torch.int64)).view(len(tensor), -1)
+    weights = torch.arange(1, 2 * bits.shape[1], 2, device=bits.device).to(bits.dtype)
+    return torch.cat([(rows * weights).sum(1, dtype=bits.dtype) for rows in bits.split(BLOCK)])

@@ -48,6 +48,8 @@ class Source:
         How many numbers ``parts`` holds for one example, one entry for each tensor.
     how : str
         How they are computed.
+    inputs : list of Tensor
+        What the gradients are computed from; a change in them is a fault.
     working_bytes : int
         What a pass takes at its peak beside what the caller keeps: the gradients of a chunk as ``parts`` gives them,
         and what they are computed from.
@@ -70,6 +72,7 @@ class Given(Source):
         self.like, self.widths = gradients.new_empty(0), (self.d,)
         self.chunk = min(self.N, chunk)
         self._gradients = gradients
+        self.inputs = [gradients]
 
     def parts(self, progress: bool = False, first: int = 0) -> Iterator[list[Part]]:
         """Iterate over the gradients from ``first`` on, ``chunk`` at a time, as they are."""
@@ -129,7 +132,8 @@ class Network(Source):
         self.chunk = min(self.N, chunk or max(1, fitting))
         self.working_bytes = choice.fixed + self.chunk * choice.growing
         self._period = max(1, 4 * bound // row)  # examples, one of which is compared: a hundredth of the time
-        self._versions = [t._version for t in leaves((self.x, self.y))]
+        self.inputs = leaves((self.x, self.y))
+        self._versions = [t._version for t in self.inputs]
         self._warn()
 
     @contextmanager
@@ -144,11 +148,10 @@ class Network(Source):
                 f"free what else is on it ({in_short(error)})"
             ) from error
 
-    def loss_of(self, k: int) -> float:
-        """The loss of example ``k``, a batch of one."""
-        x, y = self._problem.take(slice(k, k + 1))
-        with torch.no_grad(), self._conditions():
-            return self.loss(self.model(x), y).item()
+    def one_by_one(self, examples: list[int]) -> Tensor:
+        """Gradients (n, d) of some examples, each by a pass of its own."""
+        with self._conditions():
+            return self._loop(*self._problem.take(torch.tensor(examples)))[0].rows
 
     def _warn(self) -> None:
         warn_of_weighted_mean(self.loss)
@@ -169,7 +172,7 @@ class Network(Source):
 
     def _checked(self, start: int, n: int) -> list[Part]:
         """The gradients of ``n`` examples, unless something is wrong with them."""
-        unchanged = [t._version for t in leaves((self.x, self.y))] == self._versions
+        unchanged = [t._version for t in self.inputs] == self._versions
         _checks.require(unchanged, "x or y was changed in place after it was given; expected the same; give a copy")
         try:
             parts = self._choice.way(*self._problem.take(slice(start, start + n)))

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from sgdvi_lite import _checks
-from sgdvi_lite.series.estimates import Estimate, as_series, centred, mean_of_stretches, stretches
+from sgdvi_lite.series.estimates import Estimate, as_series, centred, stretches
 
 
 def lagged_covariance(x: ArrayLike, lag: int) -> np.ndarray:
@@ -75,9 +75,13 @@ def stochastic_area(x: ArrayLike, lag: int = 1, n_batches: int = 30) -> Estimate
     """
     pairs = _pairs(x, lag)
     _checks.shape("x", np.shape(x), pairs[0].shape[1] >= 2, "(n, d) with d >= 2, as an area lies in a plane")
-    start, end = (stretches(points, n_batches) for points in pairs)
-    products = np.swapaxes(start, 1, 2) @ end / start.shape[1]
-    return mean_of_stretches((products - np.swapaxes(products, 1, 2)) / 2)
+    mean, spread = 0.0, 0.0
+    for n, (start, end) in enumerate(zip(*(stretches(points, n_batches) for points in pairs), strict=True), 1):
+        product = start.T @ end
+        change = (product - product.T) / (2 * len(start)) - mean
+        mean = mean + change / n  # one stretch after the other (Welford): all at once would be n_batches times as large
+        spread = spread + change**2 * ((n - 1) / n)
+    return Estimate(mean, np.sqrt(spread / ((n_batches - 1) * n_batches)))
 
 
 def _pairs(x: ArrayLike, lag: int) -> tuple[np.ndarray, np.ndarray]:

@@ -182,7 +182,9 @@ def area_by_lag(x: ArrayLike, lags: ArrayLike) -> Estimate:
 def _leading(x: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """Variances (k,), largest first, and directions (d, k) of a centred series; those without variance are left out."""
     _checks.count("k", k)
-    spread, axes = np.linalg.eigh(x.T @ x / (len(x) - 1))
+    n, d = x.shape
+    spread, axes = np.linalg.eigh((x @ x.T if n < d else x.T @ x) / (n - 1))  # both have the same eigenvalues
     _checks.require(spread[-1] > 0, "x is constant: expected a series that varies")
     k = min(k, int((spread > 1e-12 * spread[-1]).sum()))
-    return spread[: -k - 1 : -1], axes[:, : -k - 1 : -1]
+    spread, axes = spread[: -k - 1 : -1], axes[:, : -k - 1 : -1]
+    return spread, x.T @ axes / np.sqrt((n - 1) * spread) if n < d else axes

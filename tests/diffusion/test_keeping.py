@@ -180,7 +180,7 @@ CHANGES = {
     "weights": lambda model, loss, x, y: ((last_bias_shifted(model), loss, x, y), 10),
     "data": lambda model, loss, x, y: ((model, loss, last_one_shifted(x), y), 10),
     "chunk": lambda *problem: (problem, 9),
-    "losses": lambda model, loss, x, y: ((model, double(loss), x, y), 10),
+    "gradients": lambda model, loss, x, y: ((model, double(loss), x, y), 10),
     "trained": lambda model, loss, x, y: ((first_layer_frozen(model), loss, x, y), 10),
 }
 
@@ -205,6 +205,28 @@ def test_another_computation_is_refused_and_nothing_is_lost(name, tmp_path, at_o
     with pytest.raises(ValueError, match=rf"another computation: {name} = .* there and .* here; choose another"):
         DiffusionMatrix.from_model(*other, "dense", chunk=chunk, folder=tmp_path)
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before and len(before) == 3
+
+
+@pytest.mark.parametrize("change", ["scaled", "one sign", "one weight"])
+def test_another_gradient_of_the_same_losses_is_another_computation(change, tmp_path, at_once):
+    """A hook on a weight changes what is learned, and no loss."""
+
+    def problem():
+        torch.manual_seed(0)
+        layer = torch.nn.Sequential(torch.nn.Linear(6, 5), torch.nn.Tanh(), torch.nn.Linear(5, 3)).double()
+        x, y = torch.randn(30, 6, generator=generator()).double(), torch.arange(30) % 3
+        return layer, torch.nn.functional.cross_entropy, x, y
+
+    DiffusionMatrix.from_model(*problem(), "lanczos", folder=tmp_path)
+    DiffusionMatrix.from_model(*problem(), "lanczos", folder=tmp_path)
+    changed = problem()
+    factor = torch.ones(5, 6).double()
+    if change != "scaled":
+        factor[0] = -1.0 if change == "one sign" else 0.0
+    weight = changed[0][0].weight
+    weight.register_hook(lambda g: g * (2.0 if change == "scaled" else factor))
+    with pytest.raises(ValueError, match=r"holds another computation: (gradients|halves) = .*choose another folder"):
+        keeping.of_network(tmp_path, gradients.Network(*changed, 30))
 
 
 def test_a_folder_with_other_files_and_a_group_are_refused(tmp_path):

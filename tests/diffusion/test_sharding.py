@@ -69,6 +69,29 @@ DIFFER = """
     except ValueError as error:
         torch.save(str(error), sys.argv[2] + str(rank))
 """
+FAILING = """
+    model, loss, x, y = network_problem("tiny-fc", 40)
+    said = []
+    def attempt(make):
+        try:
+            make()
+            said.append("nothing")
+        except Exception as error:
+            said.append(f"{type(error).__name__}: {error}")
+    world = dist.group.WORLD
+    labels = y + 100 if rank else y
+    attempt(lambda: DiffusionMatrix.from_model(model, loss, x, labels, group=world))
+    attempt(lambda: DiffusionMatrix.from_model(model, loss, x, y, "magic" if rank else "gram", group=world))
+    broken = x.clone()
+    broken[-1] = float("nan") if rank else 0.0
+    for backend in ("dense", "gram", "recomputed"):
+        attempt(lambda: DiffusionMatrix.from_model(model, loss, broken, y, backend, chunk=10, group=world))
+    same = x[:1].expand(20, *x.shape[1:])
+    for backend in ("dense", "recomputed"):
+        D = DiffusionMatrix.from_model(model, loss, same, y[:1].expand(20), backend, group=world)
+        said.append(str(D.trace() <= 1e-28))
+    torch.save(said, sys.argv[2] + str(rank))
+"""
 
 
 def on_two_ranks(program, folder, seconds=1800):
@@ -124,3 +147,11 @@ def test_the_rank_with_the_least_memory_decides_for_all(tmp_path):
 def test_ranks_with_different_networks_are_refused(tmp_path):
     for message in on_two_ranks(DIFFER, tmp_path):
         assert "d differs between the ranks of the group: 1221, 8266 on ranks 0 to 1" in message
+
+
+def test_what_fails_on_one_rank_fails_on_all(tmp_path):
+    """None waits for another; the one at fault says what it was."""
+    first, second = on_two_ranks(FAILING, tmp_path, seconds=120)
+    assert len(first) == 7 and first[5:] == second[5:] == ["True", "True"]
+    for other, own in zip(first[:5], second[:5], strict=True):
+        assert own.startswith("ValueError: ") and other == f"RuntimeError: rank 1 of the group has failed: {own}"

@@ -1,5 +1,7 @@
 """Planes, areas by lag and lines: exact answers, slow twins, false alarms as seldom as said."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from problems import generator
@@ -23,6 +25,37 @@ def test_principal_components_are_uncorrelated_and_have_the_variance_of_the_seri
     assert np.allclose(C, np.diag(C.diagonal()), atol=1e-9 * C.max()) and (np.diff(C.diagonal()) < 0).all()
     assert np.trace(C) == pytest.approx(np.trace(np.cov(x.T)))
     assert np.allclose(np.linalg.svd(x - x.mean(0))[1][:4], np.sqrt((z**2).sum(0)))
+
+
+def test_few_samples_in_many_dimensions_take_the_smaller_matrix(monkeypatch):
+    sizes, eigh = [], np.linalg.eigh
+    monkeypatch.setattr(np.linalg, "eigh", lambda A: sizes.append(len(A)) or eigh(A))
+    x = np.random.default_rng(0).normal(size=(80, 500)) * np.linspace(3, 1, 500)
+    z = series.principal_components(x, 8)
+    U, S, _ = np.linalg.svd(x - x.mean(0), full_matrices=False)
+    assert sizes == [80] and np.allclose(np.abs(z), np.abs(U[:, :8] * S[:8]), atol=1e-9 * S[0])
+    plane = series.turning_plane(x, 8)
+    assert plane.shape == (500, 2) and np.allclose(np.cov((x @ plane).T), np.eye(2), atol=1e-9)
+
+
+def test_areas_and_components_take_little_memory_beside_what_they_give():
+    x = np.random.default_rng(0).normal(size=(200, 400)).astype(np.float32)
+    for call, numbers in ((series.stochastic_area, 8 * 400**2), (series.principal_components, 2.2 * 200 * 400)):
+        tracemalloc.start()
+        call(x)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 8 * numbers
+
+
+def test_the_area_and_its_error_are_mean_and_error_of_those_of_the_stretches():
+    x = turning(300)
+    start, end = (x - x.mean(0))[:-1], (x - x.mean(0))[1:]
+    parts = [a.T @ b / len(a) for a, b in zip(np.split(start[-290:], 10), np.split(end[-290:], 10), strict=True)]
+    areas = np.array([(part - part.T) / 2 for part in parts])
+    area, error = series.stochastic_area(x, n_batches=10)
+    assert np.allclose(area, areas.mean(0), rtol=0, atol=1e-13)
+    assert np.allclose(error, areas.std(0, ddof=1) / 10**0.5, rtol=1e-10, atol=1e-13)
 
 
 def test_the_plane_has_the_largest_area_of_all_planes():
