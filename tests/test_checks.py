@@ -1,5 +1,6 @@
 """Checks of arguments: what comes as NumPy's or torch's number is one; what is none is refused in our words."""
 
+import inspect
 from fractions import Fraction
 
 import numpy as np
@@ -54,6 +55,11 @@ def test_products_of_small_integers_do_not_overflow():
     N, b = np.int8(100), np.int8(50)
     assert minibatch_factor(N, b, replacement=False) == minibatch_factor(100, 50, replacement=False)
     assert temperature(np.float32(0.5), np.int64(4)) == 0.0625
+
+
+def test_the_name_of_a_sampling_is_no_replacement():
+    with pytest.raises(ValueError, match="replacement = 'without': expected True or False"):
+        inspect.unwrap(minibatch_factor)(100, 50, replacement="without")  # without the tests' checks of types
 
 
 def test_networks_take_arrays_and_integers_of_numpy():

@@ -35,9 +35,12 @@ def digest(*tensors: torch.Tensor) -> str:
     return sha.hexdigest()[:16]
 
 
-def free_bytes(path: Path) -> int:
-    """Bytes that are free on the disk on which a path lies, or will lie."""
-    return shutil.disk_usage(next(p for p in [path, *path.absolute().parents] if p.exists())).free
+def require_room(path: Path, needed: int, remedy: str) -> None:
+    """Raise unless so many bytes are free on the disk on which a path lies, or will lie."""
+    free = shutil.disk_usage(next(p for p in [path, *path.absolute().parents] if p.exists())).free
+    if needed > free:
+        fault = f"it takes {needed / 1e9:.3g} GB, and the disk has {free / 1e9:.3g} GB free; {remedy}"
+        raise OSError(errno.ENOSPC, f"{str(path)!r}: {fault}")
 
 
 def reserve(path: Path) -> None:

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from filelock import FileLock, Timeout
 
-from sgdvi_lite._storage.files import free_bytes, write_atomically
+from sgdvi_lite._storage.files import require_room, write_atomically
 
 State = dict[str, object]
 FORMAT = 1  # of headers and states; a header without one, as recordings had at first, is of format 1
@@ -77,16 +77,20 @@ class Folder:
         self._made = not self.path.exists()
         self._lock = FileLock(self.path.resolve() / LOCK, thread_local=False, is_singleton=kind.again)
         self._take()
+        self.stopwatch = Stopwatch(seconds_in(self.path))
         try:
             self.header = self._find(identity)
             if not self.header:
                 self.write_header({"format": FORMAT} | identity | (note or {}))
             for part in self.path.glob(".*.part") if self._lock.is_locked else ():  # of a writing that was killed
                 part.unlink()
+            self._open()
         except BaseException:
             self.close()
             raise
-        self.stopwatch = Stopwatch(seconds_in(self.path))
+
+    def _open(self) -> None:
+        """What a sort of folder does once it is taken: nothing here."""
 
     def _take(self) -> None:
         self.path.mkdir(parents=True, exist_ok=True)
@@ -139,9 +143,7 @@ class Folder:
     def save(self, name: str, state: State) -> None:
         """Replace the state of that name, with the stopwatch in it; an OSError says if the disk has no room for it."""
         needed = sum(t.nbytes for t in state.values() if isinstance(t, torch.Tensor))
-        free = free_bytes(self.path)
-        if needed > free:
-            raise OSError(f"it takes {needed / 1e9:.3g} GB, and the disk has {free / 1e9:.3g} GB free")
+        require_room(self.path, needed, "make some, or choose another disk")
         state = state | {SPENT: self.stopwatch.seconds}
         write_atomically(self.path / f"{name}.pt", lambda file: torch.save(state, file))
 
@@ -149,11 +151,10 @@ class Folder:
         """Take away the header and these files, and the folder if it was made here: nothing was done in it."""
         for name in (*names, self.kind.header):
             (self.path / name).unlink(missing_ok=True)
-        if all(file.name == LOCK for file in self.path.iterdir()):
-            with suppress(PermissionError):  # some systems keep a file that is open
-                (self.path / LOCK).unlink()
-                if self._made:
-                    self.path.rmdir()
+        with suppress(OSError):  # there are others, or the system keeps a file that is open
+            (self.path / LOCK).unlink()
+            if self._made:
+                self.path.rmdir()
 
     def close(self) -> None:
         """Let others have the folder."""
@@ -210,16 +211,11 @@ NOTHING = Checkpoints()
 
 def seconds_in(path: Path) -> float:
     """What the stopwatch showed when the last state in a folder was saved; 0 if there is none."""
-    return max(map(_spent, path.glob("*.pt")), default=0.0)
-
-
-def _spent(file: Path) -> float:
-    """The stopwatch in a file. One that is damaged, or no state, shows nothing: whoever needs it will say so."""
-    try:
-        state = torch.load(file, weights_only=True, map_location="cpu", mmap=True)
-    except Exception:
-        return 0.0
-    return state.get(SPENT, 0.0) if isinstance(state, dict) else 0.0
+    found = [0.0]
+    for file in path.glob("*.pt"):
+        with suppress(Exception):  # one that is damaged, or no state, shows nothing: whoever needs it will say so
+            found.append(torch.load(file, weights_only=True, map_location="cpu", mmap=True).get(SPENT, 0.0))
+    return max(found)
 
 
 def read_header(path: Path, kind: Kind) -> dict:

@@ -53,17 +53,16 @@ class State:
         try:
             yield
         finally:
-            self._undo()
             _refill(dicts, trained)
+            for tensor, kept in self._tensors:
+                if not _same(tensor.data, kept):  # versions do not tell: batch norm writes unseen by them
+                    tensor.data.copy_(kept)
             for tensor, other, _ in others:
                 tensor.data = other
 
     def restore(self) -> None:
         """Undo what a pass through the network has left behind."""
         _refill(self._dicts, ())
-        self._undo()
-
-    def _undo(self) -> None:
         for (tensor, kept), version in zip(self._tensors, self._versions, strict=True):
             if tensor._version != version:
                 tensor.data.copy_(kept)

@@ -8,13 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from sgdvi_lite import _checks, nets
+from sgdvi_lite.gradients.conditions import State
 
 Array = Tensor | np.ndarray
 
 
 def examples(model: nn.Module, x: Array, y: Array, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """The examples as tensors; an error unless they lie where the network is, and the generator draws on the CPU."""
-    x, y = (value if isinstance(value, Tensor) else torch.as_tensor(value) for value in (x, y))
+    x, y = torch.as_tensor(x), torch.as_tensor(y)
     _checks.same_length("x", x, "y", y)
     _checks.require(nets.count_parameters(model), "model has no trainable weights: expected at least one")
     home = next(p for p in model.parameters() if p.requires_grad).device
@@ -33,38 +34,31 @@ def drawing(generator: torch.Generator) -> None:
 
 @contextmanager
 def repeatable(device: torch.device) -> Iterator[None]:
-    """Leave the global random state of the CPU and of this device, and let cuDNN choose what gives the same twice."""
+    """Steps that can be made again: cuDNN chooses what gives the same twice, and graphs are kept, whatever the caller.
+
+    The global random state of the CPU and of this device stays.
+    """
     cudnn = torch.backends.cudnn
     same = {"enabled": cudnn.enabled, "benchmark": False, "deterministic": True, "allow_tf32": cudnn.allow_tf32}
-    with torch.random.fork_rng(_gpus(device)), cudnn.flags(**same):
+    random = torch.random.fork_rng([device] if device.type == "cuda" else [])
+    with random, cudnn.flags(**same), torch.inference_mode(False), torch.enable_grad():
         yield
 
 
 def seed(value: int, device: torch.device) -> None:
     """Seed the CPU and this device, as :func:`torch.manual_seed` does with all that there are."""
     torch.default_generator.manual_seed(value)
-    for gpu in _gpus(device):
-        torch.cuda.default_generators[gpu.index].manual_seed(value)
+    if device.type == "cuda":
+        torch.cuda.default_generators[device.index].manual_seed(value)
 
 
-def _gpus(device: torch.device) -> list[torch.device]:
-    return [device] if device.type == "cuda" and torch.cuda.is_available() else []
-
-
-class Kept:
-    """A network, and with it a generator, as they are now, to go back to."""
-
-    def __init__(self, model: nn.Module, generator: torch.Generator | None = None):
-        self._tensors = [(t, t.detach().clone()) for t in (*model.parameters(), *model.buffers())]
-        self._modes = [(module, module.training) for module in model.modules()]
-        self._generator, self._drawn = generator, generator and generator.get_state()
-
-    @torch.no_grad()
-    def restore(self) -> None:
-        """Go back: the values, training or evaluation mode of each module, what the generator will draw."""
-        for t, before in self._tensors:
-            t.copy_(before)
-        for module, training in self._modes:
-            module.training = training
-        if self._generator:
-            self._generator.set_state(self._drawn)
+@contextmanager
+def undone(model: nn.Module, generator: torch.Generator) -> Iterator[None]:
+    """Afterwards network, generator and the number of threads are as they were."""
+    drawn, threads = generator.get_state(), torch.get_num_threads()
+    try:
+        with State(model).in_force():
+            yield
+    finally:
+        generator.set_state(drawn)
+        torch.set_num_threads(threads)

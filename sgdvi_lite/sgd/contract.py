@@ -1,8 +1,8 @@
 """The settings of a recorded run, and what its loop asks of an engine."""
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -39,11 +39,10 @@ class Settings:
         _checks.not_negative("weight_decay", self.weight_decay)
 
 
-@runtime_checkable
-class Engine(Protocol):
-    """What makes the steps of a run: made of ``(model, loss, x, y, settings)``, it has the network until ``finish``.
+class Engine(ABC):
+    """What makes the steps of a run: made of ``(model, loss, x, y, settings)``, it has the network until ``close``.
 
-    An engine supplies the methods without a body; its weights and velocity are flat, on the network's device.
+    It begins where the network is; its weights and velocity are flat, on the network's device.
     """
 
     name: ClassVar[str]  # what Recording.engine and the header of the run say
@@ -65,7 +64,7 @@ class Engine(Protocol):
         """Loss, w.g, v.v and v.g of the ``n`` steps of the chunk ``(n, 4)``; asked for once, after the last of them."""
 
     @abstractmethod
-    def finish(self) -> None:
+    def close(self) -> None:
         """Leave the network with the weights as they stand, in the memory where they were."""
 
     def snapshot(self) -> np.ndarray:
@@ -77,24 +76,13 @@ class Engine(Protocol):
         buffers = {name: value.detach().clone() for name, value in self.model.named_buffers()}
         return {"weights": self.weights.clone(), "velocity": self.velocity.clone(), "buffers": buffers}
 
-    def load(self, state: dict) -> None:
-        """Continue from such a state."""
-        self.weights.copy_(state["weights"])
-        self.velocity.copy_(state["velocity"])
-        load_buffers(self.model, state)
-
 
 @torch.no_grad()
-def load_buffers(model: nn.Module, state: dict) -> None:
-    """Give a network the buffers of an engine's state."""
-    for name, buffer in model.named_buffers():
-        buffer.copy_(state["buffers"][name])
-
-
 def load_network(model: nn.Module, state: dict) -> None:
     """Give a network the weights and buffers of an engine's state."""
     nets.set_flat_parameters(model, state["weights"])
-    load_buffers(model, state)
+    for name, buffer in model.named_buffers():
+        buffer.copy_(state["buffers"][name])
 
 
 def is_at(model: nn.Module, state: dict) -> bool:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -32,7 +33,8 @@ def replicas(
     ----------
     gradient
         Maps the weights ``(n, d)`` of all replicas and the indices ``(n, b)`` of their mini-batches, on the device of
-        ``x0``, to the mean gradient ``(n, d)`` of each replica over its own batch.
+        ``x0``, to the mean gradient ``(n, d)`` of each replica over its own batch. It gets a copy, which it may
+        change; its graph is cut.
     x0
         Weights at the start ``(n, d)``, float32 or float64; not modified.
     N, lr, batch_size
@@ -80,19 +82,19 @@ def replicas(
     _checks.ensemble(x0, n_steps, every)
     _checks.positive("lr", lr)
     check(N, batch_size, sampling)
-    shape = tuple(gradient(x0, torch.zeros(len(x0), batch_size, dtype=torch.long, device=x0.device)).shape)
+    shape = np.shape(gradient(x0.clone(), torch.zeros(len(x0), batch_size, dtype=torch.long, device=x0.device)))
     _checks.shape("gradient", shape, shape == x0.shape, f"{tuple(x0.shape)}, one row for each replica", verb="gave")
     _checks.momentum(momentum, nesterov)
     drawing(generator)
     indices = replica_batches(len(x0), N, batch_size, sampling, generator)
     v = torch.zeros_like(x0) if momentum else None
 
-    def step(x: Tensor) -> None:
-        g = gradient(x, next(indices).to(x.device))
+    def step(x: Tensor) -> Tensor:
+        g = gradient(x.clone(), next(indices).to(x.device)).detach()
         if momentum:
             v.mul_(momentum).add_(g)
             g = g.add(v, alpha=momentum) if nesterov else v
-        x.sub_(g, alpha=lr)
+        return x.sub_(g, alpha=lr)
 
     fault = f"a weight is NaN or infinite by step {{}}: lower lr = {lr}"
     return ensemble(step, x0, n_steps, every, title="SGD", fault=fault, progress=progress)

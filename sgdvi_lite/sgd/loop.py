@@ -6,7 +6,6 @@ longer, from before a last chunk that its end had cut.
 """
 
 import time
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,6 +16,8 @@ from sgdvi_lite.sgd import sampling
 from sgdvi_lite.sgd.contract import CHUNK, Engine, Settings
 from sgdvi_lite.sgd.store import Store
 
+PLACE = ("step", "position", "recorded", "drawn_from")  # where a run is: in a checkpoint, and in the run
+
 
 class Run:
     """A run under way: the engine, the files, the place in the data order."""
@@ -24,29 +25,30 @@ class Run:
     def __init__(self, engine: Engine, store: Store, settings: Settings, generator: torch.Generator, seconds: float):
         self.engine, self.store, self.settings, self.generator = engine, store, settings, generator
         self.seconds, self.saved_at = seconds, time.monotonic()
-        self.step = self.position = 0
-        self.drawn_from, self.before = generator.get_state(), None
+        self.step = self.position = self.recorded = 0
+        self.drawn_from, self.before, self.diverged = generator.get_state(), None, None
         if store.state:
             self._resume(store.state)
         else:
             store.weights[0] = engine.snapshot()
-            store.save("start", self._state(0))
+            store.save("start", self._state())
 
     def _resume(self, state: dict) -> None:
-        self.step, self.position, self.drawn_from = state["step"], state["position"], state["drawn_from"]
-        self.engine.load(state["engine"])
+        """Go on from a state whose weights and buffers the network has."""
+        for name in PLACE:
+            setattr(self, name, state[name])
         self.generator.set_state(self.drawn_from)
-        row, partial = self.step // self.settings.every + 1, state["row"].numpy()
+        self.engine.velocity.copy_(state["engine"]["velocity"])
+        row, partial = self.recorded + 1, state["row"].numpy()
         self.store.log[row:] = 0
         self.store.log[row : row + len(partial)] = partial
 
     def go(self, progress: bool) -> None:
-        """Make the steps that are left, and a last checkpoint."""
+        """Make the steps that are left, up to the last or to one in which training diverges; the state tells which."""
         title, n = f"SGD ({self.engine.name})", self.settings.n_steps
         with tqdm(desc=title, total=n, initial=self.step, unit="step", disable=not progress) as bar:
-            while self.step < n:
+            while not self.store.ended:
                 self._round(bar)
-        self.save(self.step // self.settings.every)
 
     def _round(self, bar: tqdm) -> None:
         """As many epochs as fill a chunk, or one; each draws a seed and its batches, as in :class:`SGD`."""
@@ -58,13 +60,14 @@ class Run:
         for k in range(self.position, len(index), CHUNK):
             chunk, left = index[k : k + CHUNK], settings.n_steps - self.step
             if left < len(chunk):
-                self.before = self._state(self.step // settings.every)
+                self.before = self._state()
             self._chunk(chunk[:left], seeds[0] + k)
             bar.update(self.step - bar.n)
-            if self.step == settings.n_steps:
+            ended = self.diverged or self.step == settings.n_steps
+            if ended or time.monotonic() - self.saved_at >= self.seconds:
+                self.save()
+            if ended:
                 return  # and the place in the order stays, for a longer run
-            if time.monotonic() - self.saved_at >= self.seconds:
-                self.save(self.step // settings.every)
         self.position = 0
 
     def _epoch(self) -> tuple[int, Tensor]:
@@ -82,43 +85,26 @@ class Run:
         rows = engine.log(len(index))
         np.add.at(self.store.log, np.arange(begin, self.step) // every + 1, rows / every)
         self.position += len(index)
+        self.recorded = self.step // every
         failed = first_failure(rows, engine.snapshot())
         if failed is not None:
-            self._stop(begin + failed + 1, last_finite(self.store.weights, begin // every, (begin + failed) // every))
+            self.diverged = begin + failed + 1
+            self.recorded = last_finite(self.store.weights, begin // every, (begin + failed) // every)
+            self.store.weights[self.recorded + 1 :] = 0
+            self.store.log[self.recorded + 1 :] = 0
 
-    def _stop(self, step: int, recorded: int) -> None:
-        """Leave the snapshots up to the last finite one, and say in which step training diverged."""
-        self.store.weights[recorded + 1 :] = 0
-        self.store.log[recorded + 1 :] = 0
-        self.save(recorded, step)
-        raise divergence(self.store.path, self.settings, step, recorded)
-
-    def save(self, recorded: int, diverged: int | None = None) -> None:
-        """Write a checkpoint after so many recorded snapshots: from it the run goes on to the last bit."""
-        self.store.checkpoint(self._state(recorded) | {"diverged": diverged, "before": self.before})
+    def save(self) -> None:
+        """Write a checkpoint: from it the run goes on to the last bit."""
+        self.store.checkpoint(self._state())
         self.saved_at = time.monotonic()
 
-    def _state(self, recorded: int) -> dict:
-        row = self.step // self.settings.every + 1
-        return {
-            "step": self.step,
-            "position": self.position,
-            "drawn_from": self.drawn_from,
+    def _state(self) -> dict:
+        return {name: getattr(self, name) for name in (*PLACE, "diverged", "before")} | {
             "generator": self.generator.get_state(),
             "engine": self.engine.state(),
-            "row": torch.from_numpy(self.store.log[row : row + 1].copy()),
-            "recorded": recorded,
-            "diverged": None,
-            "seals": self.store.seal(1 + recorded),
+            "row": torch.from_numpy(self.store.log[self.recorded + 1 : self.recorded + 2].copy()),
+            "seals": self.store.seal(1 + self.recorded),
         }
-
-
-def divergence(folder: Path, settings: Settings, step: int, recorded: int) -> FloatingPointError:
-    """The error that tells where training failed and what is left."""
-    return FloatingPointError(
-        f"the loss or a weight became NaN or infinite in step {step}: lower lr = {settings.lr}; the snapshots "
-        f"up to step {recorded * settings.every} stay in {str(folder)!r}"
-    )
 
 
 def first_failure(log: np.ndarray, weights: np.ndarray) -> int | None:

@@ -2,32 +2,31 @@
 
 import platform
 import warnings
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
-from torch import nn
+from torch import Tensor, nn
 
-from sgdvi_lite import _checks
+from sgdvi_lite import _checks, nets
+from sgdvi_lite._storage.files import digest
 from sgdvi_lite._storage.folder import read_header, read_state
 from sgdvi_lite.gradients import Loss
 from sgdvi_lite.sgd import conditions
 from sgdvi_lite.sgd.conditions import Array
-from sgdvi_lite.sgd.contract import Engine, Settings, is_at, load_network
-from sgdvi_lite.sgd.engines.choice import choose
-from sgdvi_lite.sgd.identity import identify
-from sgdvi_lite.sgd.loop import Run, divergence
+from sgdvi_lite.sgd.contract import Settings, is_at, load_network
+from sgdvi_lite.sgd.engines.choice import choose, what_is_computed
+from sgdvi_lite.sgd.loop import Run
 from sgdvi_lite.sgd.sampling import Real, Whole, number
 from sgdvi_lite.sgd.store import RUN, Store, arrays, read_checkpoint, run_of
 
 DTYPES = {torch.float32: np.dtype(np.float32), torch.float64: np.dtype(np.float64)}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Recording:
     """What a run has recorded so far; the arrays are read-only views of its files.
 
@@ -80,16 +79,13 @@ def open_recording(folder: str | Path) -> Recording:
     ValueError
         If a file is damaged; it is named.
     """
-    return _read(Path(folder), compare=True)
-
-
-def _read(folder: Path, compare: bool) -> Recording:
+    folder = Path(folder)
     if not (folder / RUN.header).is_file():
         raise FileNotFoundError(f"folder = {str(folder)!r}: no recorded run is there; sgd.record makes one")
     run, state = run_of(folder, read_header(folder, RUN)), read_checkpoint(folder)
     if state is None:
         raise FileNotFoundError(f"folder = {str(folder)!r}: the run there has no checkpoint yet; let it go on")
-    weights, log = arrays(folder, run, state, compare).values()
+    weights, log = arrays(folder, run, state)
     return Recording(folder, run, run["engine"], state["recorded"] * run["every"], state["diverged"], weights, log[1:])
 
 
@@ -186,24 +182,30 @@ def record(
     asked = {"lr": lr, "momentum": momentum, "nesterov": nesterov, "weight_decay": weight_decay}
     asked |= {"n_steps": n_steps, "every": every, "batch_size": batch_size, "sampling": sampling, "engine": engine}
     settings = Settings(N=len(x), **{name: number(value) for name, value in asked.items()})
-    dtype = _dtype(model)
-    kept = conditions.Kept(model, generator)
-    try:
-        with conditions.repeatable(x.device):
-            _rewind(Path(folder), model, generator)
-            kind = choose(model.train(), loss, x, y, settings)
-            identity = identify(model, loss, (x, y), generator, settings=settings, engine=kind.name)
-            with closing(Store(folder, identity, _made(), dtype, _bytes(model))) as store:
-                if store.ended:
-                    _deliver(store, settings, model, generator)
-                else:
-                    with _at_work(kind(model, loss, x, y, settings), store.header["made"]["threads"]) as steps:
-                        Run(steps, store, settings, generator, checkpoint_seconds).go(progress)
-    except BaseException:
-        kept.restore()
-        raise
-    model.eval()
-    return _read(Path(folder), compare=store.ended)  # what was written just now is not read again
+    dtype, size = _dtype(model), sum(t.nbytes for t in (*model.parameters(), *model.buffers()))
+    versions = {"python": platform.python_version(), "torch": str(torch.__version__), "numpy": np.__version__}
+    made = {"threads": torch.get_num_threads(), "versions": versions}
+    with conditions.undone(model, generator), conditions.repeatable(x.device):
+        _rewind(Path(folder), model, generator)
+        kind = choose(model.train(), loss, x, y, settings)
+        run = asdict(settings) | {"engine": kind.name} | _fingerprint(model, loss, x, y, generator)
+        run["computes"] = what_is_computed(model, loss, x, y, settings)
+        with closing(Store(folder, run, made, dtype, size)) as store:
+            if store.state:
+                load_network(model, store.state["engine"])
+            if not store.ended:
+                torch.set_num_threads(store.header["made"]["threads"])  # those with which the run began
+                steps = kind(model, loss, x, y, settings)
+                with closing(steps), np.errstate(all="ignore"), threadpool_limits(kind.blas_threads, "blas"):
+                    Run(steps, store, settings, generator, checkpoint_seconds).go(progress)
+    end = store.state
+    if end["diverged"]:
+        told = f"the loss or a weight became NaN or infinite in step {end['diverged']}: lower lr = {settings.lr}; the "
+        left = f"snapshots up to step {end['recorded'] * settings.every} stay in {str(store.path)!r}"
+        raise FloatingPointError(told + left)
+    load_network(model.eval(), end["engine"])
+    generator.set_state(end["generator"])
+    return open_recording(folder)
 
 
 def _dtype(model: nn.Module) -> np.dtype:
@@ -217,33 +219,24 @@ def _dtype(model: nn.Module) -> np.dtype:
     return DTYPES[dtypes.pop()]
 
 
-def _bytes(model: nn.Module) -> int:
-    """What weights and buffers take."""
-    return sum(t.nbytes for t in (*model.parameters(), *model.buffers()))
-
-
-def _made() -> dict:
-    versions = {"python": platform.python_version(), "torch": str(torch.__version__), "numpy": np.__version__}
-    return {"threads": torch.get_num_threads(), "versions": versions}
-
-
-@contextmanager
-def _at_work(steps: Engine, threads: int) -> Iterator[Engine]:
-    """While an engine has the network: the threads with which the run began, and no warnings, as the log tells all."""
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(threads)
-        with np.errstate(all="ignore"), threadpool_limits(steps.blas_threads, "blas"):
-            yield steps
-    finally:
-        torch.set_num_threads(before)
-        steps.finish()
+def _fingerprint(model: nn.Module, loss: Loss, x: Tensor, y: Tensor, generator: torch.Generator) -> dict:
+    """What else decides the numbers of a run: where it starts, on which data, with which random numbers."""
+    return {
+        "d": nets.count_parameters(model),
+        "device": x.device.type,
+        "network": str(model),
+        "loss": getattr(loss, "__qualname__", type(loss).__qualname__),
+        "start_sha256": digest(*(t for t in model.state_dict().values() if isinstance(t, Tensor))),
+        "data_sha256": digest(x, y),
+        "generator_sha256": digest(generator.get_state()),
+    }
 
 
 def _rewind(folder: Path, model: nn.Module, generator: torch.Generator) -> None:
     """Take network and generator back to the start, if the run in the folder has left them at its end."""
-    known = (folder / RUN.header).is_file()  # else its files are a stranger's
-    end, start = (read_checkpoint(folder), read_state(folder / "start.pt")) if known else (None, None)
+    if not (folder / RUN.header).is_file():
+        return  # its files are a stranger's
+    end, start = read_checkpoint(folder), read_state(folder / "start.pt")
     if not (end and start):
         return
     moved = is_at(model, end["engine"]), torch.equal(generator.get_state(), end["generator"])
@@ -252,17 +245,7 @@ def _rewind(folder: Path, model: nn.Module, generator: torch.Generator) -> None:
     if moved[1]:
         generator.set_state(start["drawn_from"])
     if any(moved):
-        warnings.warn(
-            f"folder = {str(folder)!r}: model or generator is where the run there has left it; the call is taken to "
-            "be the same again, and gives that run, made longer if n_steps is. For another run choose another folder",
-            stacklevel=3,
+        told = (
+            f"folder = {str(folder)!r}: model or generator is where the run there has left it; the call is taken to be "
         )
-
-
-def _deliver(store: Store, settings: Settings, model: nn.Module, generator: torch.Generator) -> None:
-    """Leave network and generator as the run did, or raise as it did."""
-    state = store.state
-    if state["diverged"]:
-        raise divergence(store.path, settings, state["diverged"], state["recorded"])
-    load_network(model, state["engine"])
-    generator.set_state(state["generator"])
+        warnings.warn(told + "the same again. For another run choose another folder", stacklevel=3)

@@ -45,7 +45,7 @@ def batches(N: Whole, b: Whole, sampling: str, generator: torch.Generator) -> It
     [0, 1, 2, 3, 4, 5]
     """
     check(N, b, sampling)
-    return _draw(int(N), int(b), sampling, generator)
+    return iter(epoch(int(N), int(b), sampling, generator))
 
 
 def check(N: Whole, b: Whole, sampling: str) -> None:
@@ -55,20 +55,14 @@ def check(N: Whole, b: Whole, sampling: str) -> None:
     _checks.count("b", b, high=int(N), remedy="an epoch has N // b batches")
 
 
-def _draw(N: int, b: int, sampling: str, generator: torch.Generator) -> Iterator[Tensor]:
-    if sampling == "reshuffled":
-        yield from torch.randperm(N, generator=generator)[: N // b * b].split(b)
-    elif sampling == "without":
-        yield from (torch.randperm(N, generator=generator)[:b] for _ in range(N // b))
-    else:
-        yield from (torch.randint(N, (b,), generator=generator) for _ in range(N // b))
-
-
 def epoch(N: int, b: int, sampling: str, generator: torch.Generator) -> Tensor:
-    """The batches of one epoch at once, ``(N // b, b)``: the same numbers as :func:`batches` draws one by one."""
+    """The batches of one epoch at once, ``(N // b, b)``."""
+    n = N // b
     if sampling == "with":
-        return torch.randint(N, (N // b, b), generator=generator)
-    return torch.stack(list(_draw(N, b, sampling, generator)))
+        return torch.randint(N, (n, b), generator=generator)
+    if sampling == "without":
+        return torch.stack([torch.randperm(N, generator=generator)[:b] for _ in range(n)])
+    return torch.randperm(N, generator=generator)[: n * b].view(n, b)
 
 
 def replica_batches(n: int, N: int, b: int, sampling: str, generator: torch.Generator) -> Iterator[Tensor]:

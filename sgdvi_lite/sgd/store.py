@@ -5,21 +5,24 @@ Of its files ``run.json`` describes the run, ``weights.npy`` and ``log.npy`` are
 arrays beyond the checkpoint is written again, the same, when the run goes on; what lies before it has a checksum there.
 """
 
-import errno
+import io
+import math
 import zlib
 from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
 
-from sgdvi_lite._storage.files import free_bytes, reserve
+from sgdvi_lite import _checks
+from sgdvi_lite._storage.files import require_room, reserve
 from sgdvi_lite._storage.folder import Folder, Kind, State, damaged, read_state
 from sgdvi_lite.sgd.contract import Settings
-from sgdvi_lite.sgd.identity import Identity
 
 COLUMNS = 4  # of the log: loss, w.g, v.v, v.g
 COPIES = 10  # of the network: two checkpoints, each with two states of weights, velocity and buffers; and the start
 SMALL = 2**17  # bytes of header and random states
+RUN_PARTS = {"engine", "d", *(field.name for field in fields(Settings))}
+STATE_PARTS = {"step", "position", "drawn_from", "generator", "engine", "row", "recorded", "diverged"}
 RUN = Kind(
     header="run.json",
     noun="run",
@@ -38,8 +41,8 @@ class Store(Folder):
     ----------
     folder
         Made if missing.
-    identity
-        Compared with what is there; a run that was to have fewer steps is made longer.
+    run
+        What decides the numbers; compared with what is there. A run that was to have fewer steps is made longer.
     made
         What else to note about the run; not compared.
     dtype
@@ -57,18 +60,11 @@ class Store(Folder):
         If another process, or another call, is recording into the folder.
     """
 
-    def __init__(self, folder: str | Path, identity: Identity, made: dict, dtype: np.dtype, network_bytes: int):
-        run = identity.run
-        self._n_steps, self._rows = run["n_steps"], 1 + run["n_steps"] // run["every"]
-        self._widths = {"weights": (run["d"], dtype), "log": (COLUMNS, np.dtype(float))}
+    def __init__(self, folder: str | Path, run: dict, made: dict, dtype: np.dtype, network_bytes: int):
+        self._n_steps, rows = run["n_steps"], 1 + run["n_steps"] // run["every"]
+        self._sizes = {"weights": ((rows, run["d"]), dtype), "log": ((rows, COLUMNS), np.dtype(float))}
         self._network_bytes = network_bytes
         super().__init__(folder, RUN, {"run": run}, {"made": made})
-        try:
-            if not self.ended:
-                self._open()
-        except BaseException:
-            self.close()
-            raise
 
     @property
     def ended(self) -> bool:
@@ -84,48 +80,39 @@ class Store(Folder):
 
     def _take(self) -> None:
         self.state = read_checkpoint(self.path)
-        if not self.ended:
-            self._foresee()
-            super()._take()
-            self.state = read_checkpoint(self.path)
-
-    def _foresee(self) -> None:
-        need = sum(self._rows * n * dtype.itemsize for n, dtype in self._widths.values())
+        if self.ended:
+            return
+        need = sum(math.prod(shape) * dtype.itemsize for shape, dtype in self._sizes.values())
         need += COPIES * self._network_bytes + SMALL - sum(file.stat().st_size for file in self.path.glob("*.*"))
-        if need > (free := free_bytes(self.path)):
-            raise OSError(
-                errno.ENOSPC,
-                f"folder = {str(self.path)!r}: the recording takes {need / 1e9:.3g} GB and the disk has "
-                f"{free / 1e9:.3g} GB free; raise every, lower n_steps, or choose another disk",
-            )
+        require_room(self.path, need, "raise every, lower n_steps, or choose another disk")
+        super()._take()
+        self.state = read_checkpoint(self.path)
 
     def _open(self) -> None:
-        """The arrays at their full size: as they stand if the run has a checkpoint, else anew."""
-        run, longer = self.header["run"], self._n_steps > self.header["run"]["n_steps"]
-        self._sealed, self._seals = 0, dict.fromkeys(self._widths, 0)
-        if self.state:
-            found = arrays(self.path, run, self.state)
-            if longer and self.state["step"] == run["n_steps"]:
-                self._go_back()
-            self._sealed = 1 + self.state["recorded"]
-            self._seals = self.state.get("seals") or {name: checksum(array) for name, array in found.items()}
-        for name, (columns, dtype) in self._widths.items():
-            lengthen(self.path / f"{name}.npy", (self._rows, columns), dtype, anew=not self.state)
-        if longer:
-            self.write_header(self.header | {"run": run | {"n_steps": self._n_steps}})
-        self._maps = [np.load(self.path / f"{name}.npy", mmap_mode="r+") for name in self._widths]
-        self.weights, self.log = (np.asarray(mapped[: self._rows]) for mapped in self._maps)
+        """The arrays of a run that has not ended, at their full size: as they stand if it has a checkpoint, else anew.
 
-    def _go_back(self) -> None:
-        """To before the last chunk, if the run ended in the midst of it: a longer one does not cut it there."""
-        if "before" not in self.state:
-            raise ValueError(
-                f"folder = {str(self.path)!r}: the run there ended at n_steps = {self.state['step']}, recorded by a "
-                "version of sgdvi_lite whose runs cannot be made longer; choose that n_steps, or another folder"
+        A run that is made longer goes back to before its last chunk, if its end had cut it.
+        """
+        if self.ended:
+            return
+        run = self.header["run"]
+        if self.state:
+            arrays(self.path, run, self.state)
+            fault = (
+                f"n_steps = {self._n_steps}: the run in {str(self.path)!r} ended at {run['n_steps']}, recorded by a "
             )
-        if self.state["before"]:
-            self.state = self.state["before"]
-            self.save("state", self.state)
+            fault += "version of sgdvi_lite whose runs cannot be made longer; choose that n_steps, or another folder"
+            _checks.require("before" in self.state or self.state["step"] < run["n_steps"], fault)
+            if self.state.get("before"):
+                self.state = self.state["before"]
+                self.save("state", self.state)
+        for name, (shape, dtype) in self._sizes.items():
+            resize(self.path / f"{name}.npy", shape, dtype, anew=not self.state)
+        if self._n_steps > run["n_steps"]:
+            self.write_header(self.header | {"run": run | {"n_steps": self._n_steps}})
+        self._maps = [np.load(self.path / f"{name}.npy", mmap_mode="r+") for name in self._sizes]
+        self.weights, self.log = map(np.asarray, self._maps)
+        self._sealed, self._seals = 0, dict.fromkeys(self._sizes, 0)
 
     def seal(self, rows: int) -> dict[str, int]:
         """Checksums of the first rows of the arrays, which will not change."""
@@ -139,6 +126,7 @@ class Store(Folder):
         for mapped in self._maps:
             mapped.flush()
         self.save("state", state)
+        self.state = state
 
     def close(self) -> None:
         """Let others have the folder; of a run without a checkpoint nothing is left there."""
@@ -149,36 +137,35 @@ class Store(Folder):
 
 def run_of(folder: Path, header: dict) -> dict:
     """What a header says of its run."""
-    run = header.get("run")
-    if not isinstance(run, dict) or not {"engine", "d", *(field.name for field in fields(Settings))} <= set(run):
-        raise damaged(folder / RUN.header, "it describes no run")
-    return run
+    return _whole(folder / RUN.header, header.get("run"), RUN_PARTS, "it describes no run")
 
 
 def read_checkpoint(folder: Path) -> State | None:
     """The last checkpoint of a run, or ``None``."""
     state = read_state(folder / "state.pt")
-    parts = {"step", "position", "drawn_from", "generator", "engine", "row", "recorded", "diverged"}
-    if state is not None and not (isinstance(state, dict) and parts <= set(state)):
-        raise damaged(folder / "state.pt", "it is no checkpoint of a run")
-    return state
+    return state and _whole(folder / "state.pt", state, STATE_PARTS, "it is no checkpoint of a run")
 
 
-def arrays(folder: Path, run: dict, state: State, compare: bool = True) -> dict[str, np.ndarray]:
+def _whole(file: Path, found: object, parts: set, fault: str) -> dict:
+    if not (isinstance(found, dict) and parts <= set(found)):
+        raise damaged(file, fault)
+    return found
+
+
+def arrays(folder: Path, run: dict, state: State) -> tuple[np.ndarray, np.ndarray]:
     """Weights and log ``(1 + recorded, columns)`` up to a checkpoint, read-only, if they are as they were written."""
-    found, rows, seals = {}, 1 + state["recorded"], state.get("seals", {}) if compare else {}
+    found, rows, seals = [], 1 + state["recorded"], state.get("seals")
     for name, columns in (("weights", run["d"]), ("log", COLUMNS)):
         file = folder / f"{name}.npy"
         try:
-            found[name] = np.load(file, mmap_mode="r")[:rows]
-            seal = checksum(found[name]) if seals else None
+            array = np.load(file, mmap_mode="r")[:rows]
+            good, shape = array.shape == (rows, columns), array.shape
+            _checks.require(good, f"it has {shape} numbers up to the checkpoint, not {(rows, columns)}")
+            _checks.require(not seals or checksum(array) == seals[name], "its checksum is wrong")
         except Exception as error:
             raise damaged(file, str(error)) from error
-        if found[name].shape != (rows, columns):
-            raise damaged(file, f"it has {found[name].shape} numbers up to the checkpoint, not {(rows, columns)}")
-        if seal != seals.get(name):
-            raise damaged(file, "its checksum is wrong")
-    return found
+        found.append(array)
+    return tuple(found)
 
 
 def checksum(array: np.ndarray, before: int = 0) -> int:
@@ -186,15 +173,14 @@ def checksum(array: np.ndarray, before: int = 0) -> int:
     return zlib.crc32(array, before or zlib.crc32(array.dtype.str.encode()))
 
 
-def lengthen(file: Path, shape: tuple[int, int], dtype: np.dtype, anew: bool) -> None:
+def resize(file: Path, shape: tuple[int, int], dtype: np.dtype, anew: bool) -> None:
     """Make the array in a file so long, or make it anew, and take the room for it.
 
     The head of such a file has room for a greater length; until it is written the array is the old one.
     """
-    found = np.lib.format.open_memmap(file, "w+" if anew else "r", dtype, shape)
-    if len(found) < shape[0]:
-        told = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
-        with file.open("r+b") as opened:
-            opened.truncate(found.offset + shape[0] * found[0].nbytes)
-            np.lib.format.write_array_header_1_0(opened, told)
+    head, told = io.BytesIO(), {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(head, told)
+    with file.open("wb" if anew else "r+b") as opened:
+        opened.truncate(head.tell() + math.prod(shape) * dtype.itemsize)
+        opened.write(head.getvalue())
     reserve(file)

@@ -47,7 +47,8 @@ class SGD:
     Raises
     ------
     ValueError
-        If lengths or devices differ, ``batch_size`` exceeds ``N``, the sampling is unknown or ``lr <= 0``.
+        If lengths or devices differ, ``batch_size`` exceeds ``N``, the sampling is unknown, ``lr <= 0``, the momentum
+        is not in [0, 1) or ``weight_decay < 0``.
     FloatingPointError
         From :meth:`epoch`, after it, if the loss became NaN or infinite: the step is named. Losses are looked at once
         an epoch, so that no step waits for the device.
@@ -81,8 +82,9 @@ class SGD:
         _checks.positive("lr", self.schedule(0))
         self.model, self.loss, self.x, self.y = model, loss, x, y
         self.batch_size, self.sampling, self.generator, self.transform = int(batch_size), sampling, generator, transform
-        options = {"momentum": number(momentum), "nesterov": nesterov, "weight_decay": number(weight_decay)}
-        self.optimizer = torch.optim.SGD(model.parameters(), self.schedule(0), **options)
+        momentum = _checks.momentum(momentum, nesterov)
+        options = {"nesterov": bool(nesterov), "weight_decay": _checks.not_negative("weight_decay", weight_decay)}
+        self.optimizer = torch.optim.SGD(model.parameters(), self.schedule(0), momentum, **options)
         self.epochs_done = 0
 
     def epoch(self) -> float:
@@ -116,13 +118,8 @@ class SGD:
 
     def state_dict(self) -> dict:
         """All that a resumed run needs: copies of weights, momentum and random state, and the epochs done."""
-        state = {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "generator": self.generator.get_state(),
-            "epochs_done": self.epochs_done,
-        }
-        return copy.deepcopy(state)
+        state = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+        return copy.deepcopy(state | {"generator": self.generator.get_state(), "epochs_done": self.epochs_done})
 
     def load_state_dict(self, state: dict) -> None:
         """Continue where :meth:`state_dict` was taken; the run goes on bit for bit as if never stopped."""

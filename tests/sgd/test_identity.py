@@ -11,7 +11,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from sgdvi_lite import nets, sgd
-from sgdvi_lite.sgd.identity import what_is_computed
+from sgdvi_lite.sgd.contract import Settings
+from sgdvi_lite.sgd.engines.choice import what_is_computed
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -106,14 +107,15 @@ def test_what_is_computed_leaves_the_network_and_knows_rounding_from_change(tmp_
     before = {name: value.clone() for name, value in model.state_dict().items()}
     torch.manual_seed(3)
     random = torch.random.get_rng_state()
-    told = what_is_computed(model, F.cross_entropy, x, y, 16)
+    settings = Settings(n_steps=4, every=1, sampling="with", engine="auto", N=100, **recorded.SETTINGS)
+    told = what_is_computed(model, F.cross_entropy, x, y, settings)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    assert len(set(told)) == len(told) == 6
+    assert len(set(told)) == len(told) == 4
     record(tmp_path, F.cross_entropy)
     assert not torch.equal(torch.random.get_rng_state(), random)  # by what_is_computed alone; record forks
     for size, same in ((1e-6, True), (1e-3, False)):
         monkeypatch.setattr(
-            "sgdvi_lite.sgd.identity.what_is_computed",
+            "sgdvi_lite.sgd.recording.what_is_computed",
             lambda *a, size=size: [t * (1 + size) for t in what_is_computed(*a)],
         )
         if same:

@@ -34,7 +34,7 @@ def test_with_replacement_some_batch_repeats_an_example():
 
 @pytest.mark.parametrize("sampling", sgd.SAMPLINGS)
 def test_every_example_is_equally_likely(sampling):
-    n = 3000
+    n = 1000
     counts = torch.cat([torch.cat(drawn(sampling, seed=seed)) for seed in range(n)]).bincount(minlength=7)
     share = counts / counts.sum()
     assert (share - 1 / 7).abs().max() < 5 * (1 / 7 / (6 * n)) ** 0.5
@@ -196,6 +196,15 @@ def test_run_returns_the_loss_of_each_epoch_and_leaves_evaluation_mode():
     assert not model.training
 
 
+@torch.no_grad()
+def test_training_keeps_its_graphs_whatever_the_caller_does(tmp_path):
+    model, loss, x, y, options = small_run()
+    losses = sgd.run(model, loss, x, y, epochs=2, progress=False, **options)
+    assert losses[1] < losses[0]
+    made = sgd.record(model, loss, x, y, tmp_path, n_steps=6, every=3, progress=False, **options)
+    assert made.loss[1] < made.loss[0]
+
+
 def test_divergence_names_the_step():
     model, loss, x, y, options = small_run(lr=1e200)
     with pytest.raises(FloatingPointError, match=r"loss = (nan|inf) in epoch 0, step \d: training diverged; lower lr"):
@@ -207,6 +216,9 @@ def test_divergence_names_the_step():
     [
         ({"lr": 0.0}, "lr = 0.0: expected a finite number > 0"),
         ({"lr": lambda epoch: -1.0}, "lr = -1.0: expected a finite number > 0"),
+        ({"momentum": 1.5}, r"momentum = 1.5: expected a number in \[0, 1\)"),
+        ({"nesterov": True}, "nesterov = True with momentum = 0: expected a momentum > 0"),
+        ({"weight_decay": -1.0}, "weight_decay = -1.0: expected a finite number >= 0"),
         ({"batch_size": 13}, r"b = 13: expected an integer in \[1, 12\]"),
         ({"batch_size": 0}, r"b = 0: expected an integer in \[1, 12\]"),
         ({"sampling": "sorted"}, "sampling = 'sorted': expected one of with, without, reshuffled"),
@@ -312,6 +324,20 @@ def test_bad_replicas(change, message):
         many(**change)
 
 
+def test_gradients_of_replicas_may_change_what_they_get_and_carry_a_graph():
+    x0, net = torch.ones(3, 1, dtype=torch.float64), torch.nn.Linear(1, 1).double()
+    options = {"N": 6, "lr": 0.3, "batch_size": 2, "n_steps": 6}
+    expected = sgd.replicas(pull, x0, **options, generator=generator(5))
+    in_place = sgd.replicas(
+        lambda x, i: x.sub_(TARGETS[i].mean(1, keepdim=True)), x0, **options, generator=generator(5)
+    )
+    assert torch.equal(in_place, expected) and torch.equal(x0, torch.ones_like(x0))
+    assert not sgd.replicas(lambda x, index: net(x), x0, **options, momentum=0.5, generator=generator(5)).requires_grad
+    for nothing in (None, 1.0):
+        with pytest.raises(ValueError, match=r"gradient gave shape \(\): expected \(3, 1\)"):
+            sgd.replicas(lambda x, index, nothing=nothing: nothing, x0, **options, generator=generator(5))
+
+
 def test_bad_starts_and_gradients_of_replicas():
     options = {"N": 6, "lr": 0.3, "batch_size": 2, "n_steps": 6, "generator": generator()}
     with pytest.raises(ValueError, match=r"gradient gave shape \(3, 2\): expected \(3, 1\)"):
@@ -344,7 +370,7 @@ def standard_errors(x):
 def test_least_squares_has_the_exact_stationary_mean_and_covariance(sampling):
     """Within three standard errors; reshuffled, at the ends of epochs, where also the mean is not the minimum."""
     mean, covariance = least_squares_moments(DESIGN, ANSWERS, 0.4, 2, sampling)
-    start = torch.zeros(60_000, 2, dtype=torch.float64)
+    start = torch.zeros(30_000, 2, dtype=torch.float64)
     x = sgd.replicas(fit, start, 6, 0.4, 2, 60, generator=generator(3), sampling=sampling)
     mean_error, covariance_error = standard_errors(x)
     assert ((x.mean(0) - mean).abs() < 3 * mean_error).all()
@@ -369,7 +395,7 @@ def test_a_recorded_run_of_least_squares_has_the_exact_covariance(tmp_path, samp
     model = torch.nn.Linear(2, 1, bias=False).double()
     options = {"lr": 0.4, "batch_size": 2, "sampling": sampling, "generator": generator(2), "progress": False}
     half = lambda out, y: ((out[:, 0] - y) ** 2).mean() / 2  # noqa: E731
-    made = sgd.record(model, half, DESIGN, ANSWERS, tmp_path, n_steps=18_000, every=3, **options)
+    made = sgd.record(model, half, DESIGN, ANSWERS, tmp_path, n_steps=3_000, every=3, **options)
     x = made.weights[100:]
     z = x - x.mean(0)
     found, error = series.batch_means(z[:, :, None] * z[:, None])

@@ -162,12 +162,12 @@ def test_a_run_made_longer_can_be_stopped_anywhere(tmp_path, monkeypatch, kind):
     assert np.array_equal(made.weights, whole.weights) and np.array_equal(made.log, whole.log)
 
 
-@pytest.mark.parametrize("step", ["save", "lengthen", "write_header"])
+@pytest.mark.parametrize("step", ["save", "resize", "write_header"])
 def test_a_run_whose_lengthening_failed_is_whole(tmp_path, monkeypatch, step):
     whole = recorded.start(tmp_path / "whole", n_steps=150, every=5)[2]
     recorded.start(tmp_path / "longer", n_steps=40, every=5)
     with monkeypatch.context() as patch:
-        name = "sgdvi_lite.sgd.store." + ("lengthen" if step == "lengthen" else f"Store.{step}")
+        name = "sgdvi_lite.sgd.store." + ("resize" if step == "resize" else f"Store.{step}")
         patch.setattr(name, lambda *a, **k: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full")))
         with pytest.raises(OSError, match="full"):
             recorded.start(tmp_path / "longer", n_steps=150, every=5)
@@ -253,6 +253,14 @@ def test_wrong_labels_and_losses_are_refused_before_a_folder_is_taken(tmp_path):
         sgd.record(model, cross_entropy, x, y, tmp_path / "run", **options)
     with pytest.raises(ValueError, match=r"loss gave shape \(16,\): expected one number, the mean over the batch"):
         sgd.record(model, lambda out, y: out.sum(1), x, y, tmp_path / "run", **options)
+    for loss, told in (
+        (lambda out, y: out.sum().item(), "float"),
+        (lambda out, y: None, "NoneType"),
+        (lambda out, y: cross_entropy(out, y).detach(), r"shape \(\)"),
+        (lambda out, y: cross_entropy(out, y) + 1j, r"shape \(\)"),
+    ):
+        with pytest.raises(ValueError, match=f"loss gave {told}: expected one number, .* real and with a gradient"):
+            sgd.record(model, loss, x, y % 5, tmp_path / "run", **options)
     assert not (tmp_path / "run").exists()
 
 

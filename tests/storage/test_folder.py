@@ -5,7 +5,9 @@ import errno
 import json
 import multiprocessing
 import os
+import shutil
 import signal
+from collections import namedtuple
 from pathlib import Path
 
 import pytest
@@ -246,14 +248,18 @@ def test_files_obey_the_umask(tmp_path, umask, mode):
 def test_no_room_on_the_disk_leaves_the_state_before(tmp_path, monkeypatch):
     made = Folder(tmp_path, taken.KIND, {})
     made.save("state", {"x": torch.ones(3)})
-    monkeypatch.setattr(folder, "free_bytes", lambda path: 1000)
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda path: namedtuple("Usage", "free")(1000))
     with pytest.raises(OSError, match="it takes 8e-06 GB, and the disk has 1e-06 GB free"):
         made.save("state", {"x": torch.zeros(1000, dtype=torch.float64)})
     assert torch.equal(made.load("state")["x"], torch.ones(3))
 
 
 def test_the_room_is_that_of_the_disk_where_a_folder_will_lie(tmp_path):
-    assert files.free_bytes(tmp_path / "not" / "yet") == pytest.approx(files.free_bytes(tmp_path), rel=0.1)
+    free = shutil.disk_usage(tmp_path).free
+    files.require_room(tmp_path / "not" / "yet", free // 2, "")
+    with pytest.raises(OSError, match=r"not/yet': it takes .* GB free; make some") as told:
+        files.require_room(tmp_path / "not" / "yet", 2 * free, "make some")
+    assert told.value.errno == errno.ENOSPC
 
 
 @pytest.mark.parametrize(

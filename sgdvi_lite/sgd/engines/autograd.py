@@ -1,5 +1,7 @@
 """SGD on any network by autograd, in chunks of steps: the engine for what is not fully connected."""
 
+from types import EllipsisType
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -31,33 +33,46 @@ class Autograd(Engine):
 
     def step(self, k: int) -> None:
         """Make step ``k`` of the chunk, as :class:`torch.optim.SGD`, and note what the log says of it."""
-        rows, rates, w, v = self._index[k], self._settings, self.weights, self.velocity
-        value = self._loss(self.model(self._x[rows]), self._y[rows]).reshape(())
+        rates, value = self._settings, self._value(self._index[k])
         parts = torch.autograd.grad(value, self._parameters, allow_unused=True)
-        idle = self._idle(parts) if any(part is None for part in parts) else None
-        flat = (torch.zeros_like(p) if g is None else g for p, g in zip(self._parameters, parts, strict=True))
-        g = torch.cat([part.to_dense().reshape(-1) for part in flat]).add_(w, alpha=rates.weight_decay)
-        if idle is not None:
-            g[idle], kept = 0, (w[idle], v[idle])
+        reached = self._reached(parts)
+        w, v = self.weights[reached], self.velocity[reached]
+        g = torch.cat([part.to_dense().reshape(-1) for part in parts if part is not None])
+        g.add_(w, alpha=rates.weight_decay)
         before = w @ g, v @ g
         v.mul_(rates.momentum).add_(g)
-        if idle is not None:
-            v[idle] = kept[1]
         self._rows.append(torch.stack([value.detach().to(w.dtype), before[0], v @ v, before[1]]))
         w.sub_(g.add_(v, alpha=rates.momentum) if rates.nesterov else v, alpha=rates.lr)
-        if idle is not None:
-            w[idle] = kept[0]
+        if reached is not ...:
+            self.weights[reached], self.velocity[reached] = w, v
 
-    def _idle(self, parts: tuple[Tensor | None, ...]) -> Tensor:
-        """Which weights the loss did not reach: the optimiser leaves them, and their velocity, as they are."""
+    def _value(self, rows: Tensor) -> Tensor:
+        """The loss of a batch; an error unless it is one number that a gradient can be asked of."""
+        x, y = self._x[rows], self._y[rows]
+        try:
+            value = self._loss(self.model(x), y)
+        except Exception as fault:
+            fault.add_note(f"with x {tuple(x.shape)} of {x.dtype} and y {tuple(y.shape)} of {y.dtype} in a batch")
+            raise
+        if isinstance(value, Tensor) and value.numel() == 1 and value.is_floating_point() and value.requires_grad:
+            return value.reshape(())
+        shape = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        raise ValueError(f"loss gave {shape}: expected one number, the mean over the batch, real and with a gradient")
+
+    def _reached(self, parts: tuple[Tensor | None, ...]) -> Tensor | EllipsisType:
+        """Which weights the loss depends on; the optimiser leaves the others, and their velocity, as they are."""
+        if all(part is not None for part in parts):
+            return ...  # a view of all
         pairs = zip(self._parameters, parts, strict=True)
-        return torch.cat([torch.full((p.numel(),), g is None, device=p.device) for p, g in pairs])
+        return torch.cat([torch.full((p.numel(),), g is not None, device=p.device) for p, g in pairs])
 
     def log(self, n: int) -> np.ndarray:
         """Loss, w.g, v.v and v.g of the steps of the chunk."""
         return torch.stack(self._rows).double().cpu().numpy()
 
-    def finish(self) -> None:
+    @torch.no_grad()
+    def close(self) -> None:
         """Put the weights where they were, in memory that others may hold."""
         for p, home in zip(self._parameters, self._homes, strict=True):
-            p.data = home.copy_(p.data)
+            weights, p.data = p.data, home
+            p.copy_(weights)
