@@ -87,12 +87,12 @@ def replicas(
     indices = replica_batches(len(x0), N, batch_size, sampling, generator)
     v = torch.zeros_like(x0) if momentum else None
 
-    def step(x: Tensor) -> None:
+    def step(x: Tensor) -> Tensor:
         g = gradient(x, next(indices).to(x.device))
         if momentum:
             v.mul_(momentum).add_(g)
             g = g.add(v, alpha=momentum) if nesterov else v
-        x.sub_(g, alpha=lr)
+        return x.sub(g, alpha=lr)
 
     fault = f"a weight is NaN or infinite by step {{}}: lower lr = {lr}"
     return ensemble(step, x0, n_steps, every, title="SGD", fault=fault, progress=progress)
