@@ -86,7 +86,11 @@ def euler_maruyama(
     _checks.require(place == x0.device, f"generator is on {place}, x0 on {x0.device}: expected the same device")
     if not callable(noise):
         scalar = np.ndim(noise) == 0
-        noise = _checks.number("noise", noise, math.isfinite, "a finite number, a matrix or a function") if scalar else torch.as_tensor(noise).detach()
+        noise = (
+            _checks.number("noise", noise, math.isfinite, "a finite number, a matrix or a function")
+            if scalar
+            else torch.as_tensor(noise).detach()
+        )
     _check_fields(drift, noise, x0)
     step = _stepper(drift, noise, x0, dt, generator)
     fault = f"a position is NaN or infinite by step {{}}: lower dt = {dt}"

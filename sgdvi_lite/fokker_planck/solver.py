@@ -51,9 +51,8 @@ class FokkerPlanck:
     ------
     ValueError
         Before any work: if T <= 0, bounds are reversed, a field has another shape, a NaN or an infinity, D is
-        asymmetric or not positive definite, or jumps (Ito), or the grid is too coarse for the drift (fewer than 16
-        cells with a cell Peclet number ``|b| h / (T D)`` of at most 2) or for the directions of ``D``. Later, where the
-        mass of a density shows it: if it is where the drift or a well is not resolved (``resolution``).
+        asymmetric or not positive definite, or jumps (Ito), or the grid is too coarse for the directions of ``D``.
+        Later: if a density has its mass where the grid does not resolve the drift or a well (``resolution``).
 
     Notes
     -----
@@ -114,11 +113,9 @@ class FokkerPlanck:
         grid = tuple(np.meshgrid(*axes, indexing="ij"))
         points = np.stack([axis.ravel() for axis in grid], axis=1)
         values = equation.at(points, spacing)
-        size = (spacing * shape).max()
-        slowest = equation.T * (float(np.linalg.eigvalsh(values.D).min()) / size / size)
-        _checks.argument("T", equation.T, 1e-280 < slowest < 1e280, "T D / length^2 in float64; choose another unit")
-        fields.check_drift(values, equation.T, spacing)
-        if equation.convention == "ito" and callable(equation.D):
+        lengths = spacing * shape
+        slowest = equation.T * float(np.linalg.eigvalsh(values.D / lengths[:, None] / lengths).min())
+        if equation.convention == "ito":
             fields.check_smooth(values, shape, spacing)
         chain = links.make(equation, points, values, shape, spacing)
         generator = chain.generator(len(points))
@@ -204,12 +201,11 @@ class FokkerPlanck:
             they do not increase; if ``tolerance`` is too small. Later, as for :meth:`steady_state`, for a density at a
             time > 0.
         """
-        rho0 = fields.array("rho0", rho0)
-        _checks.shape("rho0", rho0.shape, rho0.shape == self.shape, f"the grid's, {self.shape}")
+        _checks.shape("rho0", np.shape(rho0), np.shape(rho0) == self.shape, f"the grid's, {self.shape}")
         rho = fields.checked_density("rho0", rho0, self.cell_area).ravel() * self.cell_area
         times = fields.checked_times(times)
-        sensible = 1e-10 <= tolerance < 1
-        _checks.argument("tolerance", tolerance, sensible, "a number in [1e-10, 1), above the rounding of the solver")
+        sensible = "a number in [1e-10, 1), above the rounding of the solver"
+        _checks.number("tolerance", tolerance, lambda v: 1e-10 <= v < 1, sensible)
         densities = np.empty((len(times), *self.shape))
         longest = np.inf
         one_thread = threadpool_limits(1)  # vectors and small matrices: a second thread would only wait
