@@ -107,11 +107,13 @@ class OrnsteinUhlenbeck:
         lost = worst.values <= SINGULAR * sizes.shape[-1] * sizes.abs().amax(-1)
         if bool(lost.any()):
             direction = vectors[lost][0][:, worst.indices[lost][0]] / scale[lost][0]
-            raise ValueError(
+            fault = (
                 f"D: no noise reaches the direction {_numbers(direction / direction.norm())}, so that the covariance "
-                "is singular and there is no potential; restrict F and D to the directions that are reached, or add "
-                "some multiple of I"
             )
+            remedy = (
+                "is singular and there is no potential; restrict F and D to what is reached, or add a multiple of I"
+            )
+            raise ValueError(fault + remedy)
         turned = vectors / scale.unsqueeze(-1)
         return (turned / sizes.unsqueeze(-2)) @ turned.mT
 
@@ -220,11 +222,9 @@ class OrnsteinUhlenbeck:
 
     def _require_stable(self) -> None:
         unstable = self._rates[self._rates.real <= 0]
-        fault = (
-            f"F has the eigenvalues {_numbers(unstable)} without a positive real part: expected a stable F where a "
-            "stationary law is asked for; at a saddle only Q, U, mean and cov exist"
-        )
-        _checks.require(not len(unstable), fault)
+        fault = f"F has the eigenvalues {_numbers(unstable)} without a positive real part: expected a stable F where a "
+        remedy = "stationary law is asked for; at a saddle only Q, U, mean and cov exist"
+        _checks.require(not len(unstable), fault + remedy)
 
 
 def _check_fit(name: str, M: Tensor, shape: tuple[int, ...], device: torch.device) -> None:
@@ -237,13 +237,11 @@ def _check_fit(name: str, M: Tensor, shape: tuple[int, ...], device: torch.devic
 def _check_variances(name: str, M: Tensor) -> None:
     """Raise unless matrices are symmetric and have no negative eigenvalue."""
     rounding, gap = 1e-10 * M.abs().amax((-1, -2)), (M - M.mT).abs().amax((-1, -2))
-    _checks.require(
-        (gap <= rounding).all(), f"{name} is not symmetric: it differs from its transpose by {gap.max():.3g}"
-    )
+    fault = f"{name} is not symmetric: it differs from its transpose by {gap.max():.3g}"
+    _checks.require((gap <= rounding).all(), fault)
     smallest = torch.linalg.eigvalsh(M)[..., 0]
-    _checks.eigenvalue(
-        name, smallest.min().item(), (smallest >= -rounding).all(), ">= 0, as it is a matrix of variances"
-    )
+    allowed = ">= 0, as it is a matrix of variances"
+    _checks.eigenvalue(name, smallest.min().item(), (smallest >= -rounding).all(), allowed)
 
 
 def _correlations(M: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -261,10 +259,13 @@ def _check_pairs(rates: Tensor, F: Tensor) -> None:
     resonant = (sums.abs() <= RESONANT * (pair + mixed[..., None, None])).nonzero()
     if len(resonant):
         *batch, i, j = resonant[0].tolist()
-        raise ValueError(
-            f"F has the eigenvalues {_numbers(rates[*batch][[i, j]])}, which sum to zero: expected none such, also no zero eigenvalue; "
-            "then F S + S F^T = 2 D has no solution, or many; change F in these directions, as weight decay does"
+        fault = (
+            f"F has the eigenvalues {_numbers(rates[*batch][[i, j]])}, which sum to zero: expected none such, also no "
         )
+        remedy = (
+            "zero; then F S + S F^T = 2 D has no solution, or many; change F in these directions, as weight decay does"
+        )
+        raise ValueError(fault + remedy)
 
 
 def _numbers(values: Tensor) -> list:

@@ -84,13 +84,10 @@ def euler_maruyama(
     _checks.positive("dt", dt)
     place = torch.empty(0, device=generator.device).device  # "cuda" is "cuda:0" here
     _checks.require(place == x0.device, f"generator is on {place}, x0 on {x0.device}: expected the same device")
-    if not callable(noise):
-        scalar = np.ndim(noise) == 0
-        noise = (
-            _checks.number("noise", noise, math.isfinite, "a finite number, a matrix or a function")
-            if scalar
-            else torch.as_tensor(noise).detach()
-        )
+    if np.ndim(noise):
+        noise = torch.as_tensor(noise).detach()
+    elif not callable(noise):
+        noise = _checks.number("noise", noise, math.isfinite, "a finite number, a matrix or a function")
     _check_fields(drift, noise, x0)
     step = _stepper(drift, noise, x0, dt, generator)
     fault = f"a position is NaN or infinite by step {{}}: lower dt = {dt}"
@@ -165,5 +162,5 @@ def _check_values(what: str, values: object, shapes: list, x0: Tensor) -> None:
     shape, place = tuple(np.shape(values)), getattr(values, "device", "cpu")
     _checks.require(shape in shapes, f"{what} shape {shape}: expected {' or '.join(map(str, shapes))}")
     fits = isinstance(values, Tensor) and torch.promote_types(values.dtype, x0.dtype) == x0.dtype
-    text = f"{what} {getattr(values, 'dtype', type(values))} on {place}: expected {x0.dtype} on {x0.device}, as x0"
-    _checks.require(fits and place == x0.device, text)
+    fault = f"{what} {getattr(values, 'dtype', type(values))} on {place}: expected {x0.dtype} on {x0.device}, as x0"
+    _checks.require(fits and place == x0.device, fault)

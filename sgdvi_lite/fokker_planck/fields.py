@@ -26,9 +26,9 @@ class Equation:
 
     def tensor(self, points: np.ndarray) -> np.ndarray:
         """D at the points, ``(n, 2, 2)``, checked."""
-        if not callable(self.D):
-            return checked_tensor(np.broadcast_to(self.D, (len(points), 2, 2)), points)
-        return checked_tensor(sample("D", self.D, points, (2, 2)), points)
+        fixed = not callable(self.D)
+        D = np.broadcast_to(self.D, (len(points), 2, 2)) if fixed else sample("D", self.D, points, (2, 2))
+        return checked_tensor(D, points)
 
     def at(self, points: np.ndarray, spacing: np.ndarray) -> "Values":
         """All that the solver needs to know at the points. The slopes are central differences of fourth order."""
@@ -51,10 +51,7 @@ class Values(NamedTuple):
 
     def force(self) -> np.ndarray:
         """Inverse of D times the drift: minus grad Phi where there is a potential."""
-        size = np.trace(self.D, axis1=1, axis2=2)[:, None]
-        (a, b), (c, d) = np.moveaxis(self.D / size[:, None], 0, -1)
-        x, y = (self.drift / size).T
-        return np.stack([d * x - b * y, a * y - c * x], axis=1) / (a * d - b * c)[:, None]
+        return np.linalg.solve(self.D, self.drift[:, :, None])[:, :, 0]
 
 
 def sample(name: str, field, points: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
@@ -88,13 +85,11 @@ def checked_tensor(D: np.ndarray, points: np.ndarray) -> np.ndarray:
     (a, b), (c, d) = np.moveaxis(D / np.abs(D).max(axis=(1, 2), keepdims=True).clip(1e-300), 0, -1)
     symmetric = np.abs(b - c) <= 1e-10 * np.maximum(np.abs(b), 1e-4)
     definite = (a > 0) & (d > 0) & (a * d - b * c > 1e-12 * a * d)
-    for good, fault in ((symmetric, "not symmetric"), (definite, "not positive definite")):
+    for good, kind in ((symmetric, "symmetric"), (definite, "positive definite")):
         at = int(np.argmin(good))
-        text = (
-            f"D is {fault} at x = {points[at].tolist()}, where it is {D[at].tolist()}: "
-            "expected symmetric positive definite matrices; add a small multiple of the identity to a singular one"
-        )
-        _checks.require(good.all(), text)
+        fault = f"D is not {kind} at x = {points[at].tolist()}, where it is {D[at].tolist()}: expected symmetric "
+        remedy = "positive definite matrices; add a small multiple of the identity to a singular one"
+        _checks.require(good.all(), fault + remedy)
     return D
 
 
@@ -116,11 +111,3 @@ def checked_density(name: str, rho: ArrayLike, cell_area: float) -> np.ndarray:
     fault = f"{name} integrates to {mass:.6g}: expected 1; divide it by {name}.sum() * cell_area"
     _checks.require(abs(mass - 1) <= 1e-6, fault)
     return rho
-
-
-def checked_times(times: ArrayLike) -> np.ndarray:
-    """Return increasing times >= 0 as an array."""
-    times = np.atleast_1d(_checks.array("times", times))
-    good = times.ndim == 1 and (np.diff(times, prepend=-1e-300) > 0).all()
-    _checks.argument("times", times.tolist(), good, "increasing numbers >= 0")
-    return times

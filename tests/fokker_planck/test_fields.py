@@ -178,5 +178,5 @@ def test_no_time_gives_no_density_and_what_rounding_hides_is_refused():
     with pytest.raises(RuntimeError, match="rounding hides what changes so slowly: ask for earlier times"):
         fp.evolve(rho, [1e300])
     for bad in ([2.0, 1.0], [1.0, 1.0], [-1.0], [np.inf], [[1.0]]):
-        with pytest.raises(ValueError, match="times.*: .*expected (increasing|finite) numbers"):
+        with pytest.raises(ValueError, match=r"times.*: .*expected (increasing|finite) numbers"):
             fp.evolve(rho, bad)

@@ -86,9 +86,9 @@ def test_wells_narrower_than_a_cell_are_refused(width, n):
 @pytest.mark.parametrize("T", [1e-2, 1e-3, 1e-6])
 def test_a_bowl_narrower_than_a_cell_is_refused_by_both_methods(T):
     fp = FokkerPlanck(lambda p: -p, np.eye(2), T, ((-3, 3), (-3, 3)), (16, 16))
-    with pytest.raises(ValueError, match="steady_state: the grid .* is too coarse where the density is"):
+    with pytest.raises(ValueError, match=r"steady_state: the grid .* is too coarse where the density is"):
         fp.steady_state()
-    with pytest.raises(ValueError, match="evolve: the grid .* is too coarse where the density is"):
+    with pytest.raises(ValueError, match=r"evolve: the grid .* is too coarse where the density is"):
         fp.evolve(np.full(fp.shape, 1 / 36), [5.0])
 
 
