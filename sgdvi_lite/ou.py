@@ -70,10 +70,9 @@ class OrnsteinUhlenbeck:
     def __init__(self, F: Values, D: Values, T: float):
         _checks.positive("T", T)
         F, D = (torch.as_tensor(M).detach().clone() for M in (F, D))
-        square = F.ndim >= 2 and F.shape[-2] == F.shape[-1] >= 1
-        _checks.shape("F", F.shape, square, "square matrices (..., d, d)")
-        for name, M in (("F", F), ("D", D)):
-            _check_fit(name, M, F.shape, F.device)
+        _checks.shape("F", F.shape, F.ndim >= 2 and F.shape[-2] == F.shape[-1] >= 1, "square matrices (..., d, d)")
+        _check_fit("F", F, F.shape, F.device)
+        _check_fit("D", D, F.shape, F.device)
         _check_variances("D", D)
         self._F, self._D, self._T = F, D, float(T)
         self._rates = torch.linalg.eigvals(F)
@@ -82,10 +81,7 @@ class OrnsteinUhlenbeck:
     F = property(lambda self: self._F.clone(), doc="Matrix of the linear gradient, ``(..., d, d)``.")
     D = property(lambda self: self._D.clone(), doc="Diffusion matrix, ``(..., d, d)``.")
     T = property(lambda self: self._T, doc="Temperature.")
-    U = property(
-        lambda self: self._U.clone(),
-        doc="Symmetric matrix of the potential, ``(..., d, d)``: the inverse of S. Indefinite at a saddle.",
-    )
+    U = property(lambda self: self._U.clone(), doc="Matrix of the potential: the inverse of S. Indefinite at a saddle.")
 
     @cached_property
     def _S(self) -> Tensor:
@@ -107,13 +103,11 @@ class OrnsteinUhlenbeck:
         lost = worst.values <= SINGULAR * sizes.shape[-1] * sizes.abs().amax(-1)
         if bool(lost.any()):
             direction = vectors[lost][0][:, worst.indices[lost][0]] / scale[lost][0]
-            fault = (
+            raise ValueError(
                 f"D: no noise reaches the direction {_numbers(direction / direction.norm())}, so that the covariance "
+                "is singular and there is no potential; restrict F and D to the directions that are reached, or add "
+                "some multiple of I"
             )
-            remedy = (
-                "is singular and there is no potential; restrict F and D to what is reached, or add a multiple of I"
-            )
-            raise ValueError(fault + remedy)
         turned = vectors / scale.unsqueeze(-1)
         return (turned / sizes.unsqueeze(-2)) @ turned.mT
 

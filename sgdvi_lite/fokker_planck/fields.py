@@ -51,13 +51,16 @@ class Values(NamedTuple):
 
     def force(self) -> np.ndarray:
         """Inverse of D times the drift: minus grad Phi where there is a potential."""
-        return np.linalg.solve(self.D, self.drift[:, :, None])[:, :, 0]
+        size = np.trace(self.D, axis1=1, axis2=2)[:, None]
+        (a, b), (c, d) = np.moveaxis(self.D / size[:, None], 0, -1)
+        x, y = (self.drift / size).T
+        return np.stack([d * x - b * y, a * y - c * x], axis=1) / (a * d - b * c)[:, None]
 
 
 def sample(name: str, field, points: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """Return a copy of what a field gives for copies of the points, of a ``shape`` at each, or say what is wrong."""
     _checks.require(callable(field), f"{name} is a {type(field).__name__}: expected a function of points (n, 2)")
-    values = _checks.array(name, field(points.copy())).copy()
+    values = np.array(_checks.array(name, field(points.copy())))
     _checks.shape(name, values.shape, values.shape == (len(points), *shape), f"{(len(points), *shape)}", "gave")
     return values
 
@@ -75,7 +78,7 @@ def as_field(D) -> np.ndarray | Field:
     """Return a tensor field as it is, and a constant matrix as a copy."""
     if callable(D):
         return D
-    constant = _checks.array("D", D).copy()
+    constant = np.array(_checks.array("D", D))
     _checks.shape("D", constant.shape, constant.shape == (2, 2), "(2, 2), or a function of points (n, 2) to (n, 2, 2)")
     return constant
 

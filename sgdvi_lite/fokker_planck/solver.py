@@ -113,8 +113,8 @@ class FokkerPlanck:
         grid = tuple(np.meshgrid(*axes, indexing="ij"))
         points = np.stack([axis.ravel() for axis in grid], axis=1)
         values = equation.at(points, spacing)
-        lengths = spacing * shape
-        slowest = equation.T * float(np.linalg.eigvalsh(values.D / lengths[:, None] / lengths).min())
+        size = (spacing * shape).max()
+        slowest = equation.T * (float(np.linalg.eigvalsh(values.D).min()) / size / size)
         if equation.convention == "ito":
             fields.check_smooth(values, shape, spacing)
         chain = links.make(equation, points, values, shape, spacing)
