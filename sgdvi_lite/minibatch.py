@@ -27,6 +27,7 @@ def minibatch_factor(N: int, b: int, replacement: bool = True) -> float:
     (0.5, 0.375)
     """
     N = _checks.count("N", N)
+    _checks.argument("replacement", repr(replacement), replacement in (True, False), "True or False")
     if replacement:
         return 1 / _checks.count("b", b)
     b = _checks.count("b", b, high=N, remedy="without replacement a batch holds at most N examples")

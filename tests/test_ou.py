@@ -257,7 +257,9 @@ def test_bad_times_and_starts():
         ou.free_energy(1.0, START[0], tensor([[1.0, 0.5], [0.0, 1.0]]))
     with pytest.raises(ValueError, match=r"cov0 has the eigenvalue -1: expected all >= 0"):
         ou.cov(1.0, -torch.eye(2).double())
-    with pytest.raises(ValueError, match=r"cov0: the covariance at time t has the eigenvalue 0: expected all > 0 relative to"):
+    with pytest.raises(
+        ValueError, match=r"cov0: the covariance at time t has the eigenvalue 0: expected all > 0 relative to"
+    ):
         ou.free_energy(0.0, START[0], torch.zeros(2, 2).double())
 
 
