@@ -66,7 +66,7 @@ def stable_rank(spectrum: Float[Tensor, " n"]) -> float:
     --------
     >>> import torch
     >>> from sgdvi_lite import linalg
-    >>> linalg.stable_rank(torch.tensor([2.0, 1.0, 1.0, 1e-9]))
+    >>> round(linalg.stable_rank(torch.tensor([2.0, 1.0, 1.0, 1e-9])), 6)
     2.0
     """
     spectrum = _spectrum(spectrum)

@@ -84,7 +84,7 @@ def euler_maruyama(
     _checks.positive("dt", dt)
     place = torch.empty(0, device=generator.device).device  # "cuda" is "cuda:0" here
     _checks.require(place == x0.device, f"generator is on {place}, x0 on {x0.device}: expected the same device")
-    if np.ndim(noise):
+    if not callable(noise) and np.ndim(noise):
         noise = torch.as_tensor(noise).detach()
     elif not callable(noise):
         noise = _checks.number("noise", noise, math.isfinite, "a finite number, a matrix or a function")

@@ -146,7 +146,7 @@ def test_what_a_function_remembers_is_not_changed_later():
 
 @pytest.mark.parametrize("noise", ["module", 0.1])
 def test_a_module_leaves_no_graph(noise):
-    layer = torch.nn.Linear(2, 2).double()
+    layer = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Tanh()).double()
     x0 = start(5).requires_grad_()
     noise = layer if noise == "module" else noise
     for every in (None, 2):
@@ -197,6 +197,7 @@ FLOAT32 = torch.zeros(4, 2)
         ({"noise": torch.eye(2, device="meta")}, "noise has torch.float32 on meta: expected torch.float32 on cpu"),
         ({"drift": lambda x: x.to("meta")}, "drift gave torch.float32 on meta: expected torch.float32 on cpu"),
         ({"x0": FLOAT32.to("meta").expand(4, 2), "noise": 1.0}, "generator is on cpu, x0 on meta: expected the same"),
+        ({"x0": FLOAT32.half()}, "x0 is torch.float16: expected torch.float32 or float64"),
         ({"noise": float("nan")}, "noise = nan: expected a finite number, a matrix or a function"),
         ({"noise": torch.full((2, 2), torch.inf)}, "noise has a NaN or an infinity"),
     ],
