@@ -6,7 +6,6 @@ from numbers import Real
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike
 from torch import Tensor
 
 
@@ -62,7 +61,7 @@ def momentum(value: object, nesterov: object) -> Real:
     return value
 
 
-def array(name: str, value: ArrayLike | Tensor, ndim: int | None = None, form: str = "") -> np.ndarray:
+def array(name: str, value: object, ndim: int | None = None, form: str = "") -> np.ndarray:
     """Return an array, tensor or list as float64; raise unless it is real, not masked, finite, with ``ndim`` axes."""
     if isinstance(value, Tensor):
         value = value.detach().cpu()

@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
+from sgdvi_lite import _checks
+
 
 def eigenvalues(matrix: Float[Tensor, "n n"]) -> Float[Tensor, " n"]:
     """Eigenvalues of a symmetric positive semi-definite matrix, largest first; negative rounding becomes zero.
@@ -51,6 +53,9 @@ def numerical_rank(spectrum: Float[Tensor, " n"], d: int, eps: float) -> int:
     >>> linalg.numerical_rank(spectrum, d=100, eps=1.2e-7), linalg.numerical_rank(spectrum, d=100, eps=2.2e-16)
     (2, 3)
     """
+    _checks.positive("eps", eps)
+    spectrum = _spectrum(spectrum)
+    _checks.count("d", d, low=len(spectrum))
     return int((spectrum > rank_threshold(spectrum.max().item(), d, eps)).sum())
 
 
@@ -61,9 +66,10 @@ def stable_rank(spectrum: Float[Tensor, " n"]) -> float:
     --------
     >>> import torch
     >>> from sgdvi_lite import linalg
-    >>> linalg.stable_rank(torch.tensor([2.0, 1.0, 1.0, 1e-9]))
+    >>> round(linalg.stable_rank(torch.tensor([2.0, 1.0, 1.0, 1e-9])), 6)
     2.0
     """
+    spectrum = _spectrum(spectrum)
     largest = spectrum.max().item()
     return spectrum.sum().item() / largest if largest > 0 else 0.0
 
@@ -78,6 +84,7 @@ def participation_ratio(spectrum: Float[Tensor, " n"]) -> float:
     >>> linalg.participation_ratio(torch.tensor([1.0, 1.0, 0.0, 0.0]))
     2.0
     """
+    spectrum = _spectrum(spectrum)
     squares = spectrum.square().sum().item()
     return spectrum.sum().item() ** 2 / squares if squares > 0 else 0.0
 
@@ -92,6 +99,7 @@ def entropy_rank(spectrum: Float[Tensor, " n"]) -> float:
     >>> round(linalg.entropy_rank(torch.tensor([1.0, 1.0, 0.0], dtype=torch.float64)), 12)
     2.0
     """
+    spectrum = _spectrum(spectrum)
     total = spectrum.sum().item()
     if total <= 0:
         return 0.0
@@ -126,9 +134,17 @@ def marchenko_pastur(N: int, d: int) -> Float64[Tensor, " n"]:
     >>> round(null[0].item(), 1), round(null[-1].item(), 1), round(null.sum().item())  # edges (1 +- 1/2)^2
     (2.2, 0.3, 100)
     """
-    n = min(N, d)
+    n = min(_checks.count("N", N), _checks.count("d", d))
     angle = (np.arange(20_000) + 0.5) * np.pi / 20_000  # substituted for the value: smooth at both edges
     value = 1 + d / N + 2 * (d / N) ** 0.5 * np.cos(angle)
     mass = np.cumsum(np.sin(angle) ** 2 / value)
     spectrum = np.interp((np.arange(n) + 0.5) / n, mass / mass[-1], value)
     return torch.from_numpy(spectrum * d / spectrum.sum())
+
+
+def _spectrum(values: Tensor) -> Tensor:
+    """Eigenvalues as float64; raise if there is none, or one is NaN, infinite or more negative than rounding makes."""
+    spectrum = torch.from_numpy(_checks.array("spectrum", values, 1, "(n,) with n >= 1"))
+    least = spectrum.min().item()
+    _checks.eigenvalue("spectrum", least, least >= -1e-3 * spectrum.max().item(), ">= 0, but for rounding")
+    return spectrum

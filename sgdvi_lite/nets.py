@@ -159,6 +159,7 @@ def set_flat_parameters(model: nn.Module, vector: Tensor | np.ndarray) -> None:
     """
     d = count_parameters(model)
     _checks.shape("vector", np.shape(vector), np.shape(vector) == (d,), f"({d},), the network's number of weights")
+    _checks.require(not np.iscomplexobj(vector), "vector is complex: expected real weights")
     vector, trainable = torch.as_tensor(vector), [p for p in model.parameters() if p.requires_grad]
     for p, part in zip(trainable, vector.split([p.numel() for p in trainable]), strict=True):
         p.copy_(part.view_as(p))
@@ -178,6 +179,7 @@ def error_rate(model: nn.Module, x: Tensor | np.ndarray, y: Tensor | np.ndarray,
     0.5
     """
     x, y, chunk = torch.as_tensor(x), torch.as_tensor(y), _checks.count("chunk", chunk)
+    _checks.shape("y", y.shape, y.ndim == 1, "(N,), one label for each example")
     _checks.same_length("x", x, "y", y)
     device = next(model.parameters()).device
     model.eval()

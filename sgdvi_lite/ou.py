@@ -5,6 +5,7 @@ equation (8) reads ``F = (D + Q) U``: the potential is ``Phi = x^T U x / 2``, th
 derives every formula used here.
 """
 
+import math
 from functools import cached_property
 
 import numpy as np
@@ -22,6 +23,9 @@ SINGULAR = 4 * torch.finfo(torch.float64).eps
 
 TERMS = 18
 """Terms of the Taylor series of an exponential whose argument has norm 1/2 at most: the next is below 1e-22."""
+
+
+DTYPE, Values = torch.float64, Tensor | np.ndarray
 
 
 class OrnsteinUhlenbeck:
@@ -63,10 +67,13 @@ class OrnsteinUhlenbeck:
     True
     """
 
-    def __init__(self, F: Tensor | np.ndarray, D: Tensor | np.ndarray, T: float):
+    def __init__(self, F: Values, D: Values, T: float):
         _checks.positive("T", T)
         F, D = (torch.as_tensor(M).detach().clone() for M in (F, D))
-        _check_matrices(F, D)
+        _checks.shape("F", F.shape, F.ndim >= 2 and F.shape[-2] == F.shape[-1] >= 1, "square matrices (..., d, d)")
+        _check_fit("F", F, F.shape, F.device)
+        _check_fit("D", D, F.shape, F.device)
+        _check_variances("D", D)
         self._F, self._D, self._T = F, D, float(T)
         self._rates = torch.linalg.eigvals(F)
         _check_pairs(self._rates, F)
@@ -74,10 +81,7 @@ class OrnsteinUhlenbeck:
     F = property(lambda self: self._F.clone(), doc="Matrix of the linear gradient, ``(..., d, d)``.")
     D = property(lambda self: self._D.clone(), doc="Diffusion matrix, ``(..., d, d)``.")
     T = property(lambda self: self._T, doc="Temperature.")
-    U = property(
-        lambda self: self._U.clone(),
-        doc="Symmetric matrix of the potential, ``(..., d, d)``: the inverse of S. Indefinite at a saddle.",
-    )
+    U = property(lambda self: self._U.clone(), doc="Matrix of the potential: the inverse of S. Indefinite at a saddle.")
 
     @cached_property
     def _S(self) -> Tensor:
@@ -113,23 +117,19 @@ class OrnsteinUhlenbeck:
         self._require_stable()
         return self._T * self._S
 
-    def mean(self, t: float | Tensor | np.ndarray, mean0: Tensor | np.ndarray) -> Tensor:
+    def mean(self, t: float | Values, mean0: Values) -> Tensor:
         """Mean at time ``t`` from the mean ``(..., d)`` at time 0: exp(-F t) mean0."""
         mean0 = self._start("mean0", mean0, self._F.shape[-1:])
         return (self._move(t)[0] @ mean0.unsqueeze(-1)).squeeze(-1)
 
-    def cov(self, t: float | Tensor | np.ndarray, cov0: Tensor | np.ndarray) -> Tensor:
+    def cov(self, t: float | Values, cov0: Values) -> Tensor:
         """Covariance at time ``t`` from ``cov0`` ``(..., d, d)`` at time 0; also where there is no stationary law."""
         cov0 = self._start("cov0", cov0, self._F.shape[-2:])
-        gap = (cov0 - cov0.mT).abs().max()
-        if gap > 1e-10 * cov0.abs().max():
-            raise ValueError(f"cov0 differs from its transpose by {gap:.3g}: expected symmetric")
+        _check_variances("cov0", cov0)
         move, added = self._move(t)
         return move @ cov0 @ move.mT + added
 
-    def free_energy(
-        self, t: float | Tensor | np.ndarray, mean0: Tensor | np.ndarray, cov0: Tensor | np.ndarray
-    ) -> Tensor:
+    def free_energy(self, t: float | Values, mean0: Values, cov0: Values) -> Tensor:
         """The functional (5), T KL(rho(t) || rho_ss), of the Gaussian that starts with ``mean0`` and ``cov0``."""
         mean = self.mean(t, mean0)
         ratio = self._ratio(self.cov(t, cov0))
@@ -137,9 +137,7 @@ class OrnsteinUhlenbeck:
         excess = (ratio - 1 - torch.log(ratio)).sum(-1)
         return 0.5 * (energy + self._T * excess)
 
-    def dissipation(
-        self, t: float | Tensor | np.ndarray, mean0: Tensor | np.ndarray, cov0: Tensor | np.ndarray
-    ) -> Tensor:
+    def dissipation(self, t: float | Values, mean0: Values, cov0: Values) -> Tensor:
         """Rate -dF/dt at which :meth:`free_energy` falls: E[grad mu . D grad mu] (Theorem 4, chapter 4)."""
         cov = self.cov(t, cov0)
         self._ratio(cov)
@@ -177,18 +175,13 @@ class OrnsteinUhlenbeck:
         self._require_stable()
         return self._T * self.Q
 
-    def _start(self, name: str, value: Tensor | np.ndarray, ends: torch.Size) -> Tensor:
+    def _start(self, name: str, value: Values, ends: torch.Size) -> Tensor:
         """The value as a tensor; raise unless its last dimensions, dtype and device fit and all entries are finite."""
         value = torch.as_tensor(value)
-        if value.shape[-len(ends) :] != ends or (value.dtype, value.device) != (self._F.dtype, self._F.device):
-            raise ValueError(
-                f"{name} has shape {tuple(value.shape)}, {value.dtype} on {value.device}: expected (..., "
-                f"{', '.join(map(str, ends))}), {self._F.dtype} on {self._F.device}"
-            )
-        _check_finite(name, value)
+        _check_fit(name, value, (*value.shape[: -len(ends)], *ends), self._F.device)
         return value
 
-    def _move(self, t: float | Tensor | np.ndarray) -> tuple[Tensor, Tensor]:
+    def _move(self, t: float | Values) -> tuple[Tensor, Tensor]:
         """The propagator exp(-F t), and the covariance that the noise adds until then.
 
         Both are Taylor series at the time ``t / 2**k``, doubled ``k`` times. Nothing cancels: covariances are added,
@@ -197,20 +190,17 @@ class OrnsteinUhlenbeck:
         t = torch.as_tensor(t, dtype=self._F.dtype, device=self._F.device)
         good = t.ndim <= 1 and bool((t >= 0).all() & torch.isfinite(t).all())
         _checks.argument("t", t.tolist(), good, "a time >= 0 or a vector of such times")
-        t = t.reshape(*t.shape, *[1] * self._F.ndim)
-        size = torch.log2(self._F.abs().sum(-1).amax()) + torch.log2(t)
-        k = size.ceil().add(1).clamp_min(0)  # for each time its own
-        t = t * torch.exp2(-k / 2) * torch.exp2(-k / 2)  # 2**-k alone may be below all numbers
+        k = max(math.frexp(self._F.abs().sum(-1).amax() * t.sum())[1] + 1, 0)  # the norm of F t is below 2**(k - 1)
+        t = t.reshape(*t.shape, *[1] * self._F.ndim) / 2.0**k
         A, one = -self._F * t, torch.eye(self._F.shape[-1]).to(self._F)
         gap = power = A
         added = part = 2 * self._T * self._D * t
         for n in range(2, TERMS):
             power, part = A @ power / n, (A @ part + part @ A.mT) / n
             gap, added = gap + power, added + part
-        for n in range(int(k.amax()) if k.numel() else 0):
-            moved = (one + gap) @ added @ (one + gap).mT
-            added = torch.where(n < k, added + moved, added)
-            gap = torch.where(n < k, 2 * gap + gap @ gap, gap)
+        for _ in range(k):
+            added = added + (one + gap) @ added @ (one + gap).mT
+            gap = 2 * gap + gap @ gap
         fault = "t: the moments at the latest are beyond float64, as where F is unstable: expected smaller times"
         _checks.require(torch.isfinite(gap).all() & torch.isfinite(added).all(), fault)
         return one + gap, (added + added.mT) / 2
@@ -220,36 +210,32 @@ class OrnsteinUhlenbeck:
         self._require_stable()
         L = torch.linalg.cholesky(self._U)
         ratio = torch.linalg.eigvalsh(L.mT @ cov @ L) / self._T
-        if not bool((ratio > 0).all()):
-            raise ValueError(
-                f"cov0: the covariance at time t has the eigenvalue {ratio.min().item():.3g} relative to the "
-                "stationary one: expected all > 0; a singular Gaussian has no density"
-            )
+        allowed = "> 0 relative to the stationary one; a singular Gaussian has no density"
+        _checks.eigenvalue("cov0: the covariance at time t", ratio.min().item(), (ratio > 0).all(), allowed)
         return ratio
 
     def _require_stable(self) -> None:
         unstable = self._rates[self._rates.real <= 0]
-        if len(unstable):
-            raise ValueError(
-                f"F has the eigenvalues {_numbers(unstable)} without a positive real part: expected a stable F where a "
-                "stationary law is asked for; at a saddle only Q, U, mean and cov exist"
-            )
+        fault = f"F has the eigenvalues {_numbers(unstable)} without a positive real part: expected a stable F where a "
+        remedy = "stationary law is asked for; at a saddle only Q, U, mean and cov exist"
+        _checks.require(not len(unstable), fault + remedy)
 
 
-def _check_matrices(F: Tensor, D: Tensor) -> None:
-    for name, M in (("F", F), ("D", D)):
-        _checks.shape(name, M.shape, M.ndim >= 2 and M.shape[-2] == M.shape[-1] >= 1, "square matrices (..., d, d)")
-        if M.dtype != torch.float64:
-            raise ValueError(f"{name} is {M.dtype}: expected torch.float64; convert it with .double()")
-        _check_finite(name, M)
-    fault = f"F has shape {tuple(F.shape)} on {F.device}, D {tuple(D.shape)} on {D.device}: expected the same of both"
-    _checks.require(F.shape == D.shape and F.device == D.device, fault)
-    size = D.abs().amax((-1, -2), keepdim=True)
-    if bool(((D - D.mT).abs() > 1e-10 * size).any()):
-        raise ValueError(f"D is not symmetric: it differs from its transpose by {(D - D.mT).abs().max().item():.3g}")
-    smallest = torch.linalg.eigvalsh(D)[..., 0]
-    negative = (smallest < -1e-10 * size[..., 0, 0]).any()
-    _checks.eigenvalue("D", smallest.min().item(), not negative, ">= 0, as it is a matrix of variances")
+def _check_fit(name: str, M: Tensor, shape: tuple[int, ...], device: torch.device) -> None:
+    """Raise unless the shape, the dtype and the device fit and all entries are finite."""
+    fault = f"{name} has shape {tuple(M.shape)}, {M.dtype} on {M.device}: expected {tuple(shape)}, {DTYPE} on {device}"
+    _checks.require((tuple(M.shape), M.dtype, M.device) == (tuple(shape), DTYPE, device), fault)
+    _checks.require(torch.isfinite(M).all(), f"{name} has a NaN or an infinity: expected finite entries")
+
+
+def _check_variances(name: str, M: Tensor) -> None:
+    """Raise unless matrices are symmetric and have no negative eigenvalue."""
+    rounding, gap = 1e-10 * M.abs().amax((-1, -2)), (M - M.mT).abs().amax((-1, -2))
+    fault = f"{name} is not symmetric: it differs from its transpose by {gap.max():.3g}"
+    _checks.require((gap <= rounding).all(), fault)
+    smallest = torch.linalg.eigvalsh(M)[..., 0]
+    allowed = ">= 0, as it is a matrix of variances"
+    _checks.eigenvalue(name, smallest.min().item(), (smallest >= -rounding).all(), allowed)
 
 
 def _correlations(M: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -257,10 +243,6 @@ def _correlations(M: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     scale = M.diagonal(dim1=-2, dim2=-1).abs().sqrt()
     scale = torch.where(scale > 0, scale, 1.0)
     return *torch.linalg.eigh(M / scale.unsqueeze(-1) / scale.unsqueeze(-2)), scale
-
-
-def _check_finite(name: str, M: Tensor) -> None:
-    _checks.require(torch.isfinite(M).all(), f"{name} has a NaN or an infinity: expected finite entries")
 
 
 def _check_pairs(rates: Tensor, F: Tensor) -> None:
@@ -271,11 +253,13 @@ def _check_pairs(rates: Tensor, F: Tensor) -> None:
     resonant = (sums.abs() <= RESONANT * (pair + mixed[..., None, None])).nonzero()
     if len(resonant):
         *batch, i, j = resonant[0].tolist()
-        pair = rates[*batch][[i, j]]
-        raise ValueError(
-            f"F has the eigenvalues {_numbers(pair)}, which sum to zero: expected none such, also no zero eigenvalue; "
-            "then F S + S F^T = 2 D has no solution, or many; change F in these directions, as weight decay does"
+        fault = (
+            f"F has the eigenvalues {_numbers(rates[*batch][[i, j]])}, which sum to zero: expected none such, also no "
         )
+        remedy = (
+            "zero; then F S + S F^T = 2 D has no solution, or many; change F in these directions, as weight decay does"
+        )
+        raise ValueError(fault + remedy)
 
 
 def _numbers(values: Tensor) -> list:

@@ -108,6 +108,7 @@ def _image(drawing: str, label: str, alt: str, hidden: bool) -> str:
 def _svg(frame: Figure | str) -> str:
     if isinstance(frame, str):
         return frame
+    _checks.require(isinstance(frame, Figure), f"frames has a {type(frame).__name__}: expected figures, or SVG text")
     buffer = io.StringIO()
     with plt.rc_context({"svg.fonttype": "path", "svg.hashsalt": "sgdvi"}):
         frame.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})

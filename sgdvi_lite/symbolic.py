@@ -61,6 +61,7 @@ def grad(f: sp.Expr, x: sp.Matrix) -> sp.Matrix:
     >>> symbolic.grad(x[0] ** 2 * x[1], x).T
     Matrix([[2*x1*x2, x1**2]])
     """
+    _check("f", f)
     return sp.Matrix([sp.diff(f, xi) for xi in x])
 
 
@@ -74,7 +75,7 @@ def div(v: sp.Matrix, x: sp.Matrix) -> sp.Expr:
     >>> symbolic.div(x, x)
     2
     """
-    _checks.shape("v", v.shape, v.shape == (len(x), 1), f"({len(x)}, 1); the divergence of a tensor is div_rows")
+    _check("v", v, len(x), 1, remedy="; the divergence of a tensor is div_rows")
     return sum((sp.diff(vi, xi) for vi, xi in zip(v, x, strict=True)), sp.Integer(0))
 
 
@@ -89,9 +90,8 @@ def div_rows(M: sp.Matrix, x: sp.Matrix) -> sp.Matrix:
     >>> symbolic.div_rows(sp.Matrix([[0, x[1]], [x[0] ** 2, 0]]), x).T
     Matrix([[1, 2*x1]])
     """
-    d = len(x)
-    _checks.shape("M", M.shape, M.shape == (d, d), f"({d}, {d})")
-    return sp.Matrix([div(M[i, :].T, x) for i in range(d)])
+    _check("M", M, len(x), len(x))
+    return sp.Matrix([div(M[i, :].T, x) for i in range(len(x))])
 
 
 def current(
@@ -99,6 +99,8 @@ def current(
 ) -> sp.Matrix:
     """Probability current: ``b rho - T div(D rho)`` (ito), or ``b rho - T D grad rho`` (printed, the paper's (FP))."""
     _checks.one_of("convention", convention, ("ito", "printed"))
+    _check("drift", drift, len(x), 1)
+    _check("D", D, len(x), len(x))
     spread = div_rows(D * rho, x) if convention == "ito" else D * grad(rho, x)
     return drift * rho - T * spread
 
@@ -123,6 +125,8 @@ def fokker_planck(
 
 def generator(u: sp.Expr, drift: sp.Matrix, D: sp.Matrix, T: sp.Expr, x: sp.Matrix) -> sp.Expr:
     """Generator of the Ito diffusion on a test function, ``b . grad u + T D : Hess u``; adjoint of the Ito equation."""
+    _check("drift", drift, len(x), 1)
+    _check("D", D, len(x), len(x))
     return (drift.T * grad(u, x))[0] + T * sum(d * h for d, h in zip(D, grad(u, x).jacobian(x), strict=True))
 
 
@@ -163,3 +167,9 @@ def functional_derivative(density: object, rho: sp.Expr, x: sp.Matrix) -> sp.Exp
     slopes = [u for u in density.atoms(sp.Derivative) if u.expr == rho and set(u.variables) <= set(x)]
     terms = [(-1) ** len(u.variables) * density.diff(u).diff(*u.variables) for u in slopes]
     return sp.expand(density.diff(rho) + sum(terms))
+
+
+def _check(name: str, value: object, *shape: int, remedy: str = "") -> None:
+    """Raise unless an expression has the shape; that of a scalar is ``()``."""
+    found = getattr(value, "shape", ())
+    _checks.shape(name, found, found == shape, f"{shape}{remedy}")

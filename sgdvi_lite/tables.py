@@ -1,6 +1,6 @@
 """A table: aligned text in a terminal; in a notebook or on a page HTML, whose cells a screen reader can name."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -36,11 +36,12 @@ class Table:
     """
 
     columns: Sequence[str]
-    rows: Sequence[Sequence[object] | str]
+    rows: Iterable[Iterable[object] | str]
     caption: str = ""
     left: int = 1
 
     def __post_init__(self):
+        object.__setattr__(self, "rows", [row if isinstance(row, str) else [*row] for row in self.rows])
         for row in self.rows:
             if not isinstance(row, str) and len(row) != len(self.columns):
                 raise ValueError(f"rows: {row!r} has {len(row)} cells; expected {len(self.columns)}, one for a column")

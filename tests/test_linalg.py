@@ -83,3 +83,33 @@ def test_the_law_of_marchenko_and_pastur_is_the_spectrum_of_drawn_isotropic_nois
     law = linalg.marchenko_pastur(N, d)
     assert len(law) == min(N, d) and law.sum().item() == pytest.approx(d)
     assert (drawn - law).abs().mean() < 0.02 * law.mean()
+
+
+@pytest.mark.parametrize(
+    ("spectrum", "message"),
+    [
+        ([], r"spectrum has shape \(0,\): expected \(n,\) with n >= 1"),
+        ([1.0, float("nan")], "spectrum: NaN or infinity"),
+        ([1.0, -0.5], "spectrum has the eigenvalue -0.5: expected all >= 0, but for rounding"),
+    ],
+)
+def test_what_is_no_spectrum_of_a_covariance_is_refused(spectrum, message):
+    for function in (*DIMENSIONS, lambda values: linalg.numerical_rank(values, d=5, eps=1e-7)):
+        with pytest.raises(ValueError, match=message):
+            function(torch.tensor(spectrum))
+
+
+def test_small_floats_do_not_overflow():
+    assert linalg.stable_rank(torch.ones(70_000, dtype=torch.float16)) == 70_000
+    assert linalg.participation_ratio(torch.full((3,), 1e-30)) == pytest.approx(3)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"d": 1}, "d = 1: expected an integer >= 2"), ({"eps": 0.0}, "eps = 0.0: expected a finite number > 0")],
+)
+def test_a_numerical_rank_needs_a_size_and_a_precision(change, message):
+    with pytest.raises(ValueError, match=message):
+        linalg.numerical_rank(torch.ones(2), **({"d": 2, "eps": 1e-7} | change))
+    with pytest.raises(ValueError, match="N = 0: expected an integer >= 1"):
+        linalg.marchenko_pastur(0, 5)

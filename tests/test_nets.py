@@ -127,3 +127,12 @@ def test_shapes_are_those_of_the_smallest_images():
         torch.zeros(2, 1, 22, 22)
     ).shape == (2, 10)
     assert set(SHAPES) == set(nets.NETWORKS)
+
+
+def test_labels_are_one_for_each_example_and_weights_are_real():
+    model = torch.nn.Linear(2, 2)
+    for y in (torch.zeros(3, 1), torch.zeros(3, 2)):
+        with pytest.raises(ValueError, match=r"y has shape .*: expected \(N,\), one label for each example"):
+            nets.error_rate(model, torch.zeros(3, 2), y)
+    with pytest.raises(ValueError, match="vector is complex: expected real weights"):
+        nets.set_flat_parameters(model, torch.zeros(6, dtype=torch.complex64))

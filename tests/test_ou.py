@@ -224,9 +224,9 @@ GOOD = {"F": tensor([[1.0, 0.0], [0.0, 2.0]]), "D": tensor([[1.0, 0.0], [0.0, 1.
     ("change", "message"),
     [
         ({"T": 0.0}, "T = 0.0: expected a finite number > 0"),
-        ({"F": torch.eye(3).double()}, r"F has shape \(3, 3\) on cpu, D \(2, 2\) on cpu: expected the same"),
+        ({"F": torch.eye(3).double()}, r"D has shape \(2, 2\), torch.float64 on cpu: expected \(3, 3\)"),
         ({"F": torch.ones(2).double()}, r"F has shape \(2,\): expected square matrices"),
-        ({"F": torch.eye(2)}, "F is torch.float32: expected torch.float64; convert it"),
+        ({"F": torch.eye(2)}, r"F has shape .*, torch.float32 on cpu: expected \(2, 2\), torch.float64"),
         ({"F": tensor([[1.0, np.nan], [0.0, 1.0]])}, "F has a NaN or an infinity"),
         ({"D": tensor([[1.0, 0.5], [0.2, 1.0]])}, "D is not symmetric: it differs from its transpose by 0.3"),
         ({"D": tensor([[1.0, 2.0], [2.0, 1.0]])}, "D has the eigenvalue -1: expected all >= 0"),
@@ -245,17 +245,21 @@ def test_bad_times_and_starts():
     with pytest.raises(ValueError, match=r"t = -1.0: expected a time >= 0"):
         ou.mean(-1.0, START[0])
     for bad, message in (
-        (torch.ones(3).double(), r"mean0 has shape \(3,\), torch.float64 on cpu: expected \(..., 2\)"),
+        (torch.ones(3).double(), r"mean0 has shape \(3,\), torch.float64 on cpu: expected \(2,\), torch.float64"),
         (torch.ones(2), "mean0 has shape .* torch.float32 on cpu: expected"),
         (tensor([np.nan, 0.0]), "mean0 has a NaN or an infinity"),
     ):
         with pytest.raises(ValueError, match=message):
             ou.mean(1.0, bad)
-    with pytest.raises(ValueError, match=r"cov0 has shape \(2,\).*expected \(..., 2, 2\)"):
+    with pytest.raises(ValueError, match=r"cov0 has shape \(2,\).*expected \(2, 2\)"):
         ou.cov(1.0, START[0])
-    with pytest.raises(ValueError, match=r"cov0 differs from its transpose by 0\.5: expected symmetric"):
+    with pytest.raises(ValueError, match=r"cov0 is not symmetric: it differs from its transpose by 0\.5"):
         ou.free_energy(1.0, START[0], tensor([[1.0, 0.5], [0.0, 1.0]]))
-    with pytest.raises(ValueError, match=r"cov0: the covariance at time t has the eigenvalue 0 .* expected all > 0"):
+    with pytest.raises(ValueError, match=r"cov0 has the eigenvalue -1: expected all >= 0"):
+        ou.cov(1.0, -torch.eye(2).double())
+    with pytest.raises(
+        ValueError, match=r"cov0: the covariance at time t has the eigenvalue 0: expected all > 0 relative to"
+    ):
         ou.free_energy(0.0, START[0], torch.zeros(2, 2).double())
 
 
@@ -309,10 +313,10 @@ def test_the_covariance_in_time_is_exact_for_scales_far_apart(name, t):
 
 def test_slow_directions_keep_their_digits_beside_fast_ones_at_all_times_together():
     ou = OrnsteinUhlenbeck(np.diag([1e-7, 1e6]), np.eye(2), 1.0)
-    times = np.array([0.0, 1e-9, 1.0, 1e7, 1e8, 1e300])
+    times = np.array([0.0, 1e-9, 1.0, 1e7, 1e8, 1e12])
     expected = np.stack([np.exp(-1e-7 * times), np.exp(-1e6 * times)], 1)
     assert np.allclose(ou.mean(times, np.ones(2)).numpy(), expected, rtol=1e-12, atol=1e-300)
-    late = OrnsteinUhlenbeck(1e10 * np.eye(2), 1e10 * np.eye(2), 1.0).cov(1e300, 2 * np.eye(2))
+    late = OrnsteinUhlenbeck(1e10 * np.eye(2), 1e10 * np.eye(2), 1.0).cov(1e100, 2 * np.eye(2))
     assert np.allclose(late, np.eye(2), rtol=0, atol=1e-14)
     spread = [-np.expm1(-2e-7 * times) / 1e-7, -np.expm1(-2e6 * times) / 1e6]
     cov = ou.cov(times, np.zeros((2, 2))).numpy()
@@ -350,7 +354,7 @@ def test_arrays_are_welcome_and_graphs_are_cut():
     for other in (arrays, traced):
         assert torch.equal(other.U, ou.U) and not other.U.requires_grad
         assert torch.equal(other.cov(TIMES.numpy(), START[1].numpy()), ou.cov(TIMES, START[1]))
-    with pytest.raises(ValueError, match=r"F is torch.float32: expected torch.float64"):
+    with pytest.raises(ValueError, match=r"F has shape .*, torch.float32 on cpu: expected \(2, 2\), torch.float64"):
         OrnsteinUhlenbeck(np.eye(2, dtype=np.float32), np.eye(2), 1.0)
 
 

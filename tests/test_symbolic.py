@@ -119,3 +119,14 @@ def test_wrong_shapes_and_names():
         sy.div_rows(x, x)
     with pytest.raises(ValueError, match="convention = 'ao': expected one of ito, printed"):
         sy.current(x[0], x, sp.eye(2), T, x, "ao")
+
+
+def test_shapes_are_checked():
+    x = sy.coordinates(2)
+    for call, message in (
+        (lambda: sy.current(x[0], x.T, sp.eye(2), sp.Integer(1), x), r"drift has shape \(1, 2\): expected \(2, 1\)"),
+        (lambda: sy.generator(x[0], x, sp.eye(3), sp.Integer(1), x), r"D has shape \(3, 3\): expected \(2, 2\)"),
+        (lambda: sy.fokker_planck(x[0], x, sp.eye(1), sp.Integer(1), x), r"D has shape \(1, 1\): expected \(2, 2\)"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()

@@ -91,3 +91,8 @@ def test_a_notebook_prefers_the_html_and_has_the_text():
 def test_a_row_of_another_length_is_refused():
     with pytest.raises(ValueError, match=r"rows: \['x', 1\] has 2 cells; expected 3, one for a column"):
         Table(["a", "b", "c"], [["x", 1]])
+
+
+def test_rows_may_come_from_a_generator():
+    table = Table(["a", "b"], (row for row in [[1, 2], "part", (x for x in (3, 4))]))
+    assert str(table) == str(table) == "a  b\n1  2\npart\n3  4"

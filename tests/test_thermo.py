@@ -124,7 +124,7 @@ FLAT = np.full((2, 2), 0.25)
     [
         (lambda: thermo.entropy(2 * FLAT, 1.0), "rho integrates to 2: expected 1; divide it by"),
         (lambda: thermo.entropy(FLAT - 0.5, 1.0), "rho has a negative value"),
-        (lambda: thermo.entropy(FLAT * np.nan, 1.0), "rho has a negative value, a NaN"),
+        (lambda: thermo.entropy(FLAT * np.nan, 1.0), "rho: NaN or infinity in row 0"),
         (lambda: thermo.entropy(FLAT, 0.0), "cell_area = 0.0: expected a finite number > 0"),
         (lambda: thermo.kl_divergence(FLAT, FLAT * 2, 1.0), "sigma integrates to 2"),
         (lambda: thermo.kl_divergence(FLAT, np.full(4, 0.25), 1.0), r"sigma has shape \(4,\): expected \(2, 2\)"),

@@ -6,7 +6,7 @@ from sgdvi_lite import _checks
 from sgdvi_lite.fokker_planck.links import Links
 from sgdvi_lite.fokker_planck.stencil import bernoulli
 
-SMEARED = 0.06  # variances are too large by about this part
+SMEARED = 0.12  # variances are too large by about this part
 NARROW = 0.2  # the standard deviation of a well is at least 0.75 cells: then masses are right to 1e-4
 MORE = "use more cells, or narrower bounds"
 FLAT = 1e-3  # a density that varies less from cell to cell cannot be blurred

@@ -51,9 +51,8 @@ class FokkerPlanck:
     ------
     ValueError
         Before any work: if T <= 0, bounds are reversed, a field has another shape, a NaN or an infinity, D is
-        asymmetric or not positive definite, or jumps (Ito), or the grid is too coarse for the drift (fewer than 16
-        cells with a cell Peclet number ``|b| h / (T D)`` of at most 2) or for the directions of ``D``. Later, where the
-        mass of a density shows it: if it is where the drift or a well is not resolved (``resolution``).
+        asymmetric or not positive definite, or jumps (Ito), or the grid is too coarse for the directions of ``D``.
+        Later: if a density has its mass where the grid does not resolve the drift or a well (``resolution``).
 
     Notes
     -----
@@ -100,8 +99,8 @@ class FokkerPlanck:
     ):
         _checks.positive("T", T)
         _checks.one_of("convention", convention, CONVENTIONS)
-        bounds, shape = fields.box(bounds, shape)
-        self._discretise(Equation(drift, fields.as_field(D), float(T), convention), bounds, shape)
+        equation = Equation(drift, fields.as_field(D), float(T), convention)
+        self._discretise(equation, *fields.box(bounds, shape))
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"{name} cannot be set: a FokkerPlanck does not change; make another with the new value")
@@ -116,9 +115,7 @@ class FokkerPlanck:
         values = equation.at(points, spacing)
         size = (spacing * shape).max()
         slowest = equation.T * (float(np.linalg.eigvalsh(values.D).min()) / size / size)
-        _checks.argument("T", equation.T, 1e-280 < slowest < 1e280, "T D / length^2 in float64; choose another unit")
-        fields.check_drift(values, equation.T, spacing)
-        if equation.convention == "ito" and callable(equation.D):
+        if equation.convention == "ito":
             fields.check_smooth(values, shape, spacing)
         chain = links.make(equation, points, values, shape, spacing)
         generator = chain.generator(len(points))
@@ -126,8 +123,8 @@ class FokkerPlanck:
             array.flags.writeable = False
         vars(self).update(T=equation.T, convention=equation.convention, bounds=bounds, shape=shape, spacing=spacing)
         vars(self).update(grid=grid, effective_drift=values.drift, generator=generator, cell_area=float(spacing.prod()))
-        vars(self).update(_D=values.D, _force=values.force().reshape(*shape, 2) / equation.T)
-        vars(self).update(_links=chain, _slowest=slowest, _factors={})
+        force = values.force().reshape(*shape, 2) / equation.T
+        vars(self).update(_D=values.D, _force=force, _links=chain, _slowest=slowest, _factors={})
 
     @property
     def tensor(self) -> np.ndarray:
@@ -156,27 +153,19 @@ class FokkerPlanck:
         ValueError
             If its mass is where the grid does not resolve the drift, or the wells of the potential.
         """
-        rho = self._settled()
-        self._check("steady_state", rho)
-        return (rho / self.cell_area).reshape(self.shape)
+        rho = np.full(len(self._D), 1 / len(self._D))
+        factor = self._factor(1e9 / self._slowest)
+        for _ in range(20):
+            before, rho = rho, factor.solve(rho)
+            rho /= rho.sum()
+            if np.abs(rho - before).sum() < 1e-11:
+                self._check("steady_state", rho)
+                return (rho / self.cell_area).reshape(self.shape)
+        fault = "steady_state: not settled after 20 implicit steps; a barrier of some 30 T may part the domain: raise T"
+        raise RuntimeError(fault)
 
     def _check(self, name: str, rho: np.ndarray) -> None:
         resolution.check(name, self._links, self._force, rho.reshape(self.shape), self.spacing)
-
-    def _settled(self) -> np.ndarray:
-        """Mass in each cell at the steady state."""
-        before = np.full(len(self._D), 1 / len(self._D))
-        factor = self._factor(1e9 / self._slowest)
-        for _ in range(20):
-            rho = factor.solve(before)
-            rho /= rho.sum()
-            if np.abs(rho - before).sum() < 1e-11:
-                return rho
-            before = rho
-        raise RuntimeError(
-            "steady_state: not settled after 20 implicit steps; a barrier of some 30 T may part the domain: "
-            "use a higher T"
-        )
 
     def evolve(self, rho0: np.ndarray, times: ArrayLike, tolerance: float = 1e-9) -> np.ndarray:
         """Return the densities at the given times, array ``(len(times), *shape)``, starting from ``rho0`` at time 0.
@@ -204,14 +193,14 @@ class FokkerPlanck:
             they do not increase; if ``tolerance`` is too small. Later, as for :meth:`steady_state`, for a density at a
             time > 0.
         """
-        rho0 = fields.array("rho0", rho0)
-        _checks.shape("rho0", rho0.shape, rho0.shape == self.shape, f"the grid's, {self.shape}")
+        _checks.shape("rho0", np.shape(rho0), np.shape(rho0) == self.shape, f"the grid's, {self.shape}")
         rho = fields.checked_density("rho0", rho0, self.cell_area).ravel() * self.cell_area
-        times = fields.checked_times(times)
-        sensible = 1e-10 <= tolerance < 1
-        _checks.argument("tolerance", tolerance, sensible, "a number in [1e-10, 1), above the rounding of the solver")
-        densities = np.empty((len(times), *self.shape))
-        longest = np.inf
+        times = np.atleast_1d(_checks.array("times", times))
+        increasing = times.ndim == 1 and (np.diff(times, prepend=-1e-300) > 0).all()
+        _checks.argument("times", times.tolist(), increasing, "increasing numbers >= 0")
+        sensible = "a number in [1e-10, 1), above the rounding of the solver"
+        _checks.number("tolerance", tolerance, lambda v: 1e-10 <= v < 1, sensible)
+        densities, longest = np.empty((len(times), *self.shape)), np.inf
         one_thread = threadpool_limits(1)  # vectors and small matrices: a second thread would only wait
         with one_thread, np.errstate(over="ignore", invalid="ignore"):  # what overflows is not taken
             for k, duration in enumerate(np.diff(times, prepend=0.0)):
@@ -233,10 +222,8 @@ class FokkerPlanck:
                 return moved, longest
             pieces *= 2
             longest = duration / pieces
-        raise RuntimeError(
-            f"evolve: {PIECES} pieces of an interval of {duration} do not reach tolerance = {tolerance}; "
-            "rounding hides what changes so slowly: ask for earlier times"
-        )
+        fault = f"evolve: {PIECES} pieces of an interval of {duration} do not reach tolerance = {tolerance}; "
+        raise RuntimeError(fault + "rounding hides what changes so slowly: ask for earlier times")
 
     def _piece(self, rho: np.ndarray, duration: float, tolerance: float) -> np.ndarray | None:
         """Approximate until the last two changes, and what is negative, are below the tolerance, or it is exact."""
