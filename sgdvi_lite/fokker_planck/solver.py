@@ -66,8 +66,8 @@ class FokkerPlanck:
         The matrix A, d(rho)/dt = A rho for the flattened cells: columns sum to zero, off-diagonals are >= 0.
     grid : tuple
         Cell centres X and Y, each of the grid's shape, indexed ``ij``.
-    spacing, cell_area : numpy.ndarray, float
-        Width and height of a cell, and their product: a density integrates to ``rho.sum() * cell_area``.
+    cell_area : float
+        Width times height of a cell: a density integrates to ``rho.sum() * cell_area``.
     effective_drift : numpy.ndarray
         The drift ``(nx * ny, 2)`` of the printed form that has the same flux: ``b - T div D`` (Ito) or ``b``.
 

@@ -163,7 +163,7 @@ def record(
 
     Equality to the last bit needs the same machine, versions and number of threads; the last is restored. Steps by hand
     run on one thread. On a GPU cuDNN is told to choose deterministic algorithms; for other operations that add in any
-    order, such as ``index_add``, call :func:`torch.use_deterministic_algorithms`. A GPU does not pay for networks as
+    order, such as ``index_add``, call ``torch.use_deterministic_algorithms``. A GPU does not pay for networks as
     small as tiny-fc: a step there is many small operations. Chapter 10 uses the recordings.
 
     Examples

@@ -57,7 +57,7 @@ class SGD:
     -----
     cuDNN is told to choose deterministic algorithms, and of the global random states only those of the CPU and of the
     network's device are used, and put back. With other operations of a GPU that add in any order a run goes on bit for
-    bit only after :func:`torch.use_deterministic_algorithms`.
+    bit only after ``torch.use_deterministic_algorithms``.
     """
 
     def __init__(
