@@ -132,7 +132,7 @@ class Folder:
                 self._compare(old, new)
             elif not _same(old, new, self.kind.tolerance):
                 raise ValueError(
-                    f"folder = {str(self.path)!r} holds another {self.kind.noun}: {name} = {old!r} there and {new!r} "
+                    f"folder = {str(self.path)!r} holds another {self.kind.noun}: {name} = {old!r:.200} there and {new!r:.200} "
                     f"here; {self.kind.elsewhere}"
                 )
 

@@ -66,6 +66,8 @@ class FokkerPlanck:
         The matrix A, d(rho)/dt = A rho for the flattened cells: columns sum to zero, off-diagonals are >= 0.
     grid : tuple
         Cell centres X and Y, each of the grid's shape, indexed ``ij``.
+    spacing : numpy.ndarray
+        Width and height of a cell.
     cell_area : float
         Width times height of a cell: a density integrates to ``rho.sum() * cell_area``.
     effective_drift : numpy.ndarray

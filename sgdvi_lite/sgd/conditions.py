@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from sgdvi_lite import _checks, nets
 from sgdvi_lite.gradients.conditions import State
+from sgdvi_lite.sgd.sampling import check_generator
 
 Array = Tensor | np.ndarray
 
@@ -22,14 +23,8 @@ def examples(model: nn.Module, x: Array, y: Array, generator: torch.Generator) -
     for name, value in (("x", x), ("y", y)):
         fault = f"{name} is on {value.device} and model on {home}: expected one device; pass {name}.to({str(home)!r})"
         _checks.require(value.device == home, fault)
-    drawing(generator)
+    check_generator(generator)
     return x, y
-
-
-def drawing(generator: torch.Generator) -> None:
-    """Raise unless a generator draws on the CPU, in the same order for every device."""
-    good = isinstance(generator, torch.Generator) and generator.device.type == "cpu"
-    _checks.argument("generator", generator, good, "a torch.Generator() on the CPU")
 
 
 @contextmanager

@@ -8,8 +8,7 @@ from torch import Tensor
 
 from sgdvi_lite import _checks
 from sgdvi_lite.sde import ensemble
-from sgdvi_lite.sgd.conditions import drawing
-from sgdvi_lite.sgd.sampling import Real, Whole, check, number, replica_batches
+from sgdvi_lite.sgd.sampling import Real, Whole, check, check_generator, number, replica_batches
 
 
 def replicas(
@@ -85,7 +84,7 @@ def replicas(
     shape = np.shape(gradient(x0.clone(), torch.zeros(len(x0), batch_size, dtype=torch.long, device=x0.device)))
     _checks.shape("gradient", shape, shape == x0.shape, f"{tuple(x0.shape)}, one row for each replica", verb="gave")
     _checks.momentum(momentum, nesterov)
-    drawing(generator)
+    check_generator(generator)
     indices = replica_batches(len(x0), N, batch_size, sampling, generator)
     v = torch.zeros_like(x0) if momentum else None
 

@@ -34,7 +34,7 @@ def batches(N: Whole, b: Whole, sampling: str, generator: torch.Generator) -> It
     Raises
     ------
     ValueError
-        If ``sampling`` is unknown, ``b < 1`` or ``b > N``.
+        If ``sampling`` is unknown, ``b < 1`` or ``b > N``, or the generator draws on another device.
 
     Examples
     --------
@@ -45,14 +45,21 @@ def batches(N: Whole, b: Whole, sampling: str, generator: torch.Generator) -> It
     [0, 1, 2, 3, 4, 5]
     """
     check(N, b, sampling)
+    check_generator(generator)
     return iter(epoch(int(N), int(b), sampling, generator))
 
 
 def check(N: Whole, b: Whole, sampling: str) -> None:
-    """Raise what :func:`batches` raises, without drawing."""
+    """Raise unless batches can be drawn so."""
     _checks.one_of("sampling", sampling, SAMPLINGS)
     _checks.count("N", N)
     _checks.count("b", b, high=int(N), remedy="an epoch has N // b batches")
+
+
+def check_generator(generator: torch.Generator) -> None:
+    """Raise unless a generator draws on the CPU, in the same order for every device."""
+    good = isinstance(generator, torch.Generator) and generator.device.type == "cpu"
+    _checks.argument("generator", generator, good, "a torch.Generator() on the CPU")
 
 
 def epoch(N: int, b: int, sampling: str, generator: torch.Generator) -> Tensor:
