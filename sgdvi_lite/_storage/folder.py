@@ -132,8 +132,8 @@ class Folder:
                 self._compare(old, new)
             elif not _same(old, new, self.kind.tolerance):
                 raise ValueError(
-                    f"folder = {str(self.path)!r} holds another {self.kind.noun}: {name} = {old!r:.200} there and {new!r:.200} "
-                    f"here; {self.kind.elsewhere}"
+                    f"folder = {str(self.path)!r} holds another {self.kind.noun}: {name} = {old!r:.200} there and "
+                    f"{new!r:.200} here; {self.kind.elsewhere}"
                 )
 
     def load(self, name: str, device: torch.device | str = "cpu") -> State | None:
