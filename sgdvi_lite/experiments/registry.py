@@ -4,7 +4,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from matplotlib import rc_context
@@ -22,11 +22,24 @@ from sgdvi_lite.tables import Table
 Settings = spectrum_run.SpectrumSettings | trajectory_run.TrajectorySettings
 
 
-RUNS = {"spectrum": spectrum_run, "trajectory": trajectory_run}
-TABLES = {"spectrum": spectrum_report.table, "trajectory": trajectory_report.table, gpu_check.NAME: gpu_check.table}
-FIGURES = {"spectrum": spectrum_report.draw, "trajectory": trajectory_report.draw}
+@dataclass(frozen=True)
+class Experiment:
+    """Settings by preset; what computes arrays and seconds, or goes on with a folder; a result's table and figure."""
 
-PRESETS: dict[str, dict[str, Settings]] = {name: experiment.PRESETS for name, experiment in RUNS.items()}
+    presets: dict[str, Settings]
+    compute: Callable[[Settings, data.Dataset, Path, bool], tuple[dict, float]]
+    table: Callable[[results.Result], Table]
+    draw: Callable[[results.Result], Figure]
+
+
+def _of(run, report) -> Experiment:
+    """An experiment of its two modules, which have these parts by the same names."""
+    return Experiment(run.PRESETS, run.compute, report.table, report.draw)
+
+
+EXPERIMENTS = {"spectrum": _of(spectrum_run, spectrum_report), "trajectory": _of(trajectory_run, trajectory_report)}
+
+PRESETS: dict[str, dict[str, Settings]] = {name: experiment.presets for name, experiment in EXPERIMENTS.items()}
 """Settings by experiment and preset: ``lite`` for two CPU cores, the others at the paper's size."""
 
 
@@ -98,7 +111,7 @@ def run(
     if ranks.of_first(lambda: {"done": not force and finished(path)})["done"]:
         return path
     dataset, partial = prepare(chosen), path.with_suffix(".partial")
-    arrays, seconds = RUNS[experiment].compute(chosen, dataset, partial, progress)
+    arrays, seconds = EXPERIMENTS[experiment].compute(chosen, dataset, partial, progress)
     if ranks.place()[0] > 0:
         return path
     usual, told = asdict(PRESETS[experiment][preset]), asdict(chosen)
@@ -134,19 +147,21 @@ def table(result: results.Result) -> Table:
 
     ``print`` shows it as text, a notebook as HTML.
     """
-    return _of_experiment(result, TABLES)(result)
+    if result.provenance.get("experiment") == gpu_check.NAME:
+        return gpu_check.table(result)
+    return _made_by(result).table(result)
 
 
 def draw(result: results.Result, path: Path | None = None) -> Figure:
     """Draw the figure of a result; save it as SVG if a path is given."""
     with rc_context(plots.STYLE):  # without pyplot, whose interactive mode a notebook turns on at the first figure
-        figure = _of_experiment(result, FIGURES)(result)
+        figure = _made_by(result).draw(result)
         if path is not None:
             results.write_atomically(path, lambda file: figure.savefig(file, format="svg", metadata={"Date": None}))
     return figure
 
 
-def _of_experiment(result: results.Result, parts: dict[str, Callable]) -> Callable:
+def _made_by(result: results.Result) -> Experiment:
     name = str(result.provenance.get("experiment"))
-    _checks.one_of("experiment of this result", name, parts)
-    return parts[name]
+    _checks.one_of("experiment of this result", name, EXPERIMENTS)
+    return EXPERIMENTS[name]
