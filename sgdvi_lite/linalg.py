@@ -15,6 +15,13 @@ from sgdvi_lite import _checks
 def eigenvalues(matrix: Float[Tensor, "n n"]) -> Float[Tensor, " n"]:
     """Eigenvalues of a symmetric positive semi-definite matrix, largest first; negative rounding becomes zero.
 
+    Only the lower triangle is read.
+
+    Raises
+    ------
+    ValueError
+        If the matrix is not square, has a NaN or an infinity, or an eigenvalue below what rounding explains.
+
     Examples
     --------
     >>> import torch
@@ -22,7 +29,12 @@ def eigenvalues(matrix: Float[Tensor, "n n"]) -> Float[Tensor, " n"]:
     >>> linalg.eigenvalues(torch.diag(torch.tensor([1.0, 3.0, 0.0])))
     tensor([3., 1., 0.])
     """
-    return torch.linalg.eigvalsh(matrix).flip(0).clamp_min(0)
+    _checks.rows("matrix", matrix, "(n, n)")
+    _checks.shape("matrix", matrix.shape, matrix.shape[0] == matrix.shape[1], "(n, n)")
+    values = torch.linalg.eigvalsh(matrix).flip(0)
+    rounding = 10 * len(values) * torch.finfo(values.dtype).eps * values.abs().max().item()
+    _checks.eigenvalue("matrix", values[-1].item(), values[-1].item() >= -rounding, ">= 0, up to rounding")
+    return values.clamp_min(0)
 
 
 def rank_threshold(largest: float, d: int, eps: float) -> float:
@@ -116,7 +128,7 @@ def mean_and_std(trace: float, frobenius: float, d: int) -> tuple[float, float]:
     >>> linalg.mean_and_std(trace=7.0, frobenius=5.0, d=2)  # eigenvalues 3 and 4
     (3.5, 0.5)
     """
-    mean = trace / d
+    mean = trace / _checks.count("d", d)
     return mean, max(frobenius**2 / d - mean**2, 0.0) ** 0.5
 
 

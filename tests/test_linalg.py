@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -113,3 +115,17 @@ def test_a_numerical_rank_needs_a_size_and_a_precision(change, message):
         linalg.numerical_rank(torch.ones(2), **({"d": 2, "eps": 1e-7} | change))
     with pytest.raises(ValueError, match="N = 0: expected an integer >= 1"):
         linalg.marchenko_pastur(0, 5)
+
+
+@pytest.mark.parametrize(
+    ("matrix", "message"),
+    [
+        (torch.ones(2, 3), r"matrix has shape \(2, 3\): expected \(n, n\)"),
+        (torch.diag(torch.tensor([1.0, math.nan])), "matrix: NaN or infinity in row 1"),
+        (torch.diag(torch.tensor([1.0, -5.0])), "matrix has the eigenvalue -5: expected all >= 0"),
+        (torch.eye(2, dtype=torch.int64), "torch.int64: expected floats"),
+    ],
+)
+def test_what_is_no_covariance_has_no_eigenvalues(matrix, message):
+    with pytest.raises(ValueError, match=message):
+        linalg.eigenvalues(matrix)
