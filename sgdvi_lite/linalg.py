@@ -12,8 +12,8 @@ from torch import Tensor
 from sgdvi_lite import _checks
 
 
-def eigenvalues(matrix: Float[Tensor, "n n"]) -> Float[Tensor, " n"]:
-    """Eigenvalues of a symmetric positive semi-definite matrix, largest first; negative rounding becomes zero.
+def eigenvalues(matrix: Tensor) -> Float[Tensor, " n"]:
+    """Eigenvalues of a symmetric positive semi-definite matrix (n, n), largest first; negative rounding becomes zero.
 
     Only the lower triangle is read.
 
