@@ -157,10 +157,10 @@ def set_flat_parameters(model: nn.Module, vector: Tensor | np.ndarray) -> None:
     ValueError
         If the vector's shape is not ``(d,)``.
     """
-    d = count_parameters(model)
-    _checks.shape("vector", np.shape(vector), np.shape(vector) == (d,), f"({d},), the network's number of weights")
-    _checks.require(not np.iscomplexobj(vector), "vector is complex: expected real weights")
-    vector, trainable = torch.as_tensor(vector), [p for p in model.parameters() if p.requires_grad]
+    vector, d = torch.as_tensor(vector), count_parameters(model)
+    _checks.shape("vector", vector.shape, vector.shape == (d,), f"({d},), the network's number of weights")
+    _checks.require(not vector.is_complex(), "vector is complex: expected real weights")
+    trainable = [p for p in model.parameters() if p.requires_grad]
     for p, part in zip(trainable, vector.split([p.numel() for p in trainable]), strict=True):
         p.copy_(part.view_as(p))
 

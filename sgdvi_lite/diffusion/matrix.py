@@ -163,8 +163,8 @@ class DiffusionMatrix:
         >>> model = torch.nn.Linear(3, 2)
         >>> x, y = torch.randn(5, 3), torch.tensor([0, 1, 1, 0, 1])
         >>> D = DiffusionMatrix.from_model(model, torch.nn.functional.cross_entropy, x, y)
-        >>> D.shape, D.how
-        ((8, 8), 'gram, N = 5 < d = 8, 800 bytes; gradients layer by layer')
+        >>> D.shape, D.backend, D.plan.gradients
+        ((8, 8), 'gram', 'layer by layer')
         """
 
         def made() -> tuple[str, gradients.Network, Checkpoints]:
