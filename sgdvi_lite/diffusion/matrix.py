@@ -39,7 +39,8 @@ class DiffusionMatrix:
         The back-end in use: ``dense`` stores ``(d, d)``; ``gram`` stores ``(N, N)`` and the gradients, those of linear
         layers as factors; ``recomputed`` stores neither and computes the gradients anew for each product. Where ``d``
         is large and all gradients fit beside ``(d, d)``, ``dense`` keeps them too. With kept gradients the matrix is
-        formed only when all its eigenvalues, its norm or itself are asked for; products and ranks do without.
+        formed only when all its eigenvalues, its norm or itself are asked for; products do without, and ranks of large
+        matrices.
     how : str
         What was chosen and why: back-end, memory, way of computing the gradients, and of the last eigenvalues.
 
@@ -122,7 +123,7 @@ class DiffusionMatrix:
         model, loss, x, y, chunk
             As in :func:`sgdvi_lite.gradients.chunks`; in particular the network is in evaluation mode.
         backend, memory, progress
-            As in :meth:`from_gradients`; ``dense`` and ``recomputed`` never hold all gradients.
+            As in :meth:`from_gradients`; ``recomputed`` never holds all gradients.
         group
             A process group of ``torch.distributed``, such as ``torch.distributed.group.WORLD``, over whose ranks the
             examples are spread: each rank gives its own ``x`` and ``y``, and has the same matrix afterwards. All ranks

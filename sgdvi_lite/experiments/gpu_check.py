@@ -131,7 +131,7 @@ def _matrix(x: Tensor, y: Tensor, progress: bool) -> Rows:
     began = time.monotonic()
     D = DiffusionMatrix.from_model(model, cross_entropy, x, y, progress=progress)
     numbers = [D.rank(), *D.mean_and_std(), time.monotonic() - began]
-    names = ("rank", "mean eigenvalue", "deviation of the eigenvalues", "seconds (an H200 should take less than 60)")
+    names = ("rank", "mean eigenvalue", "deviation of the eigenvalues", "seconds")
     other = DiffusionMatrix.from_model(model, cross_entropy, x, y, "recomputed", progress=progress).trace()
     title = f"D, N = {len(x):,}, d = {D.shape[0]:,}: "
     rows = [(title + name, float(number), math.inf) for name, number in zip(names, numbers, strict=True)]

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 
 class State:
-    """All that a network holds in tensors and attributes, to be put in force while something is computed.
+    """What a network holds in its attributes, and in dicts among them, to be put in force while something is computed.
 
     In force, the network has the weights, buffers, modes and layers that it had when the state was taken. Afterwards it
     has again those that it had before: what passes leave behind, such as running statistics, a hidden state or a
@@ -61,7 +61,7 @@ class State:
                 tensor.data = other
 
     def restore(self) -> None:
-        """Undo what a pass through the network has left behind."""
+        """Undo what a pass through the network has left behind, as far as versions of tensors tell."""
         _refill(self._dicts, ())
         for (tensor, kept), version in zip(self._tensors, self._versions, strict=True):
             if tensor._version != version:

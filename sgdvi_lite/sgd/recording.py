@@ -35,7 +35,7 @@ class Recording:
     but the first: the loss of the batch (without weight decay), w.g, v.v and v.g, with ``w`` the weights before the
     step, ``g`` the gradient of the batch (weight decay included), ``v`` the velocity after the step in v.v and before
     it in v.g. ``run`` has the settings, ``engine`` says how the steps were computed, ``done`` how many are recorded,
-    and ``diverged`` the step in which the loss ceased to be finite, or None.
+    and ``diverged`` the step in which the loss or a weight ceased to be finite, or None.
     """
 
     folder: Path

@@ -44,16 +44,16 @@ def batches(N: Whole, b: Whole, sampling: str, generator: torch.Generator) -> It
     >>> sorted(drawn.tolist())
     [0, 1, 2, 3, 4, 5]
     """
-    check(N, b, sampling)
+    check(N, b, sampling, "b")
     check_generator(generator)
     return iter(epoch(int(N), int(b), sampling, generator))
 
 
-def check(N: Whole, b: Whole, sampling: str) -> None:
+def check(N: Whole, b: Whole, sampling: str, name: str = "batch_size") -> None:
     """Raise unless batches can be drawn so."""
     _checks.one_of("sampling", sampling, SAMPLINGS)
     _checks.count("N", N)
-    _checks.count("b", b, high=int(N), remedy="an epoch has N // b batches")
+    _checks.count(name, b, high=int(N), remedy="an epoch has N // b batches")
 
 
 def check_generator(generator: torch.Generator) -> None:

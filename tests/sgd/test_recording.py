@@ -312,7 +312,7 @@ def _batches_of(g, epochs):
     [
         ({"lr": 0.0}, "lr = 0.0: expected a finite number > 0"),
         ({"lr": float("nan")}, "lr = nan: expected a finite number > 0"),
-        ({"batch_size": 101}, r"b = 101: expected an integer in \[1, 100\]"),
+        ({"batch_size": 101}, r"batch_size = 101: expected an integer in \[1, 100\]"),
         ({"every": 7}, "every = 7: expected a divisor of n_steps = 400"),
         ({"every": 401}, r"every = 401: expected an integer in \[1, 400\]"),
         ({"n_steps": 0}, "n_steps = 0: expected an integer >= 1"),
@@ -340,7 +340,9 @@ def test_settings_check_themselves_and_stay():
     assert dataclasses.asdict(settings) == good  # nothing else: a header names each, and is compared
     with pytest.raises(dataclasses.FrozenInstanceError):
         settings.lr = 0.1
-    with pytest.raises(ValueError, match=r"b = 101: expected an integer in \[1, 100\]; an epoch has N // b batches"):
+    with pytest.raises(
+        ValueError, match=r"batch_size = 101: expected an integer in \[1, 100\]; an epoch has N // b batches"
+    ):
         dataclasses.replace(settings, batch_size=101)
     with pytest.raises(ValueError, match="every = 5: expected a divisor of n_steps = 12"):
         dataclasses.replace(settings, every=5)
@@ -349,7 +351,7 @@ def test_settings_check_themselves_and_stay():
 def test_the_checks_of_sampling_draw_nothing(tmp_path):
     g = generator(2)
     before = g.get_state()
-    with pytest.raises(ValueError, match="b = 101"):
+    with pytest.raises(ValueError, match="batch_size = 101"):
         recorded.start(tmp_path / "never", generator=g, batch_size=101)
     assert torch.equal(g.get_state(), before) and not (tmp_path / "never").exists()
 

@@ -40,7 +40,7 @@ class SpectrumSettings(TrainingSettings):
     all, if there are fewer), ``instants`` fractions of the epochs. The learning rate falls to zero along a cosine. The
     images are standardised or, with ``whiten``, contrast-normalised and ZCA-whitened; with ``augment`` they are shifted
     and mirrored at random in training, and ``D`` is computed over one such copy of each. In ``arithmetic``
-    float64 all eigenvalues are computed; in float32, for large ``d`` and ``N``, those above the rank's threshold.
+    float64 all eigenvalues are computed; in float32 those above the rank's threshold, and the others are zero.
     """
 
     examples: int = setting(2000, "number of training examples over which D is computed", whole(2))
