@@ -31,7 +31,11 @@ def eigenvalues(matrix: Tensor) -> Float[Tensor, " n"]:
     """
     _checks.rows("matrix", matrix, "(n, n)")
     _checks.shape("matrix", matrix.shape, matrix.shape[0] == matrix.shape[1], "(n, n)")
-    return torch.linalg.eigvalsh(matrix).flip(0).clamp_min(0)
+    try:
+        values = torch.linalg.eigvalsh(matrix)
+    except torch.linalg.LinAlgError:  # which happens in float32
+        values = torch.linalg.eigvalsh(matrix.double()).to(matrix.dtype)
+    return values.flip(0).clamp_min(0)
 
 
 def rank_threshold(largest: float, d: int, eps: float) -> float:

@@ -145,7 +145,8 @@ class Folder:
         needed = sum(t.nbytes for t in state.values() if isinstance(t, torch.Tensor))
         require_room(self.path, needed, "make some, or choose another disk")
         state = state | {SPENT: self.stopwatch.seconds}
-        write_atomically(self.path / f"{name}.pt", lambda file: torch.save(state, file))
+        # by its name: torch aborts the process when Ctrl-C closes a file of Python that it writes to
+        write_atomically(self.path / f"{name}.pt", lambda file: torch.save(state, file.name))
 
     def remove(self, *names: str) -> None:
         """Take away the header and these files, and the folder if it was made here: nothing was done in it."""

@@ -12,6 +12,7 @@ from scipy.sparse.linalg import LinearOperator
 from torch import Tensor, distributed, nn
 
 from sgdvi_lite import _checks, gradients, linalg
+from sgdvi_lite._storage.files import digest
 from sgdvi_lite._storage.folder import Checkpoints
 from sgdvi_lite.diffusion import keeping
 from sgdvi_lite.diffusion import plan as plans
@@ -58,7 +59,6 @@ class DiffusionMatrix:
 
     def __init__(self, gradients: Gradients, backend: str, memory: float | None):
         source, ranks = gradients.source, gradients.ranks
-        ranks.agree(d=source.d, dtype=source.like.dtype, backend=backend)
         limit = min(ranks.collect(int(memory or plans.available(source.like.device))))  # all ranks choose alike
         alone = ranks.size == 1 and gradients.states.folder is None  # a folder keeps the matrix so far
         plan = plans.choose(backend, source, ranks.total, limit, alone)
@@ -136,8 +136,8 @@ class DiffusionMatrix:
         ------
         ValueError
             As in :func:`sgdvi_lite.gradients.chunks`; if the back-end is unknown; if the ranks of the group differ in
-            ``d``, dtype or back-end; if the folder holds another computation or other files. Later, if ``recomputed``
-            finds that ``x`` or ``y`` were changed in place.
+            ``d``, weights, dtype or back-end; if the folder holds another computation or other files. Later, if
+            ``recomputed`` finds that what it computes from has changed.
         RuntimeError
             On the other ranks of a group, if one of them has failed.
         BlockingIOError
@@ -175,7 +175,11 @@ class DiffusionMatrix:
             return name, net, keeping.of_network(folder, net, group)
 
         name, net, states = together(group, made)
-        return cls(Gradients(net, Ranks(group, net.N), progress, states), name, memory)
+        ranks = Ranks(group, net.N)
+        if group is not None:
+            weights = digest(*model.state_dict().values())
+            ranks.agree(d=net.d, dtype=net.like.dtype, backend=name, weights=weights)
+        return cls(Gradients(net, ranks, progress, states), name, memory)
 
     @property
     def backend(self) -> str:

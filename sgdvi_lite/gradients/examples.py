@@ -67,7 +67,7 @@ def tensors(name: str, value: Examples) -> Examples:
             kind = f"{name} holds {array!r:.40}, of {type(array)}"
             raise TypeError(f"{kind}: expected dense tensors or numpy arrays, or dicts, tuples, lists of them")
         if not isinstance(array, Tensor):
-            return torch.tensor(array)
+            return torch.from_numpy(array.astype(array.dtype.newbyteorder("="), order="C"))
         return array.clone() if array.is_inference() else array.detach()
 
     return each(tensor, value)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from sgdvi_lite import _checks, nets
 from sgdvi_lite.gradients.conditions import State
+from sgdvi_lite.gradients.examples import tensors
 from sgdvi_lite.sgd.sampling import check_generator
 
 Array = Tensor | np.ndarray
@@ -16,7 +17,7 @@ Array = Tensor | np.ndarray
 
 def examples(model: nn.Module, x: Array, y: Array, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """The examples as tensors; an error unless they lie where the network is, and the generator draws on the CPU."""
-    x, y = torch.as_tensor(x), torch.as_tensor(y)
+    x, y = tensors("x", x), tensors("y", y)
     _checks.same_length("x", x, "y", y)
     _checks.require(nets.count_parameters(model), "model has no trainable weights: expected at least one")
     home = next(p for p in model.parameters() if p.requires_grad).device

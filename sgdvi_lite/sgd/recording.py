@@ -182,6 +182,12 @@ def record(
     asked = {"lr": lr, "momentum": momentum, "nesterov": nesterov, "weight_decay": weight_decay}
     asked |= {"n_steps": n_steps, "every": every, "batch_size": batch_size, "sampling": sampling, "engine": engine}
     settings = Settings(N=len(x), **{name: number(value) for name, value in asked.items()})
+    hooked = [name for name, p in model.named_parameters() if getattr(p, "_post_accumulate_grad_hooks", None)]
+    _checks.require(
+        not hooked,
+        f"model: {', '.join(hooked)} has a hook that runs when its gradient is accumulated: expected none, as it would "
+        "not be called; use register_hook, or sgd.run",
+    )
     dtype, size = _dtype(model), sum(t.nbytes for t in (*model.parameters(), *model.buffers()))
     versions = {"python": platform.python_version(), "torch": str(torch.__version__), "numpy": np.__version__}
     made = {"threads": torch.get_num_threads(), "versions": versions}

@@ -63,11 +63,16 @@ UNEQUAL = """
     torch.save((D.backend, D.eigenvalues(2)), sys.argv[2] + str(rank))
 """
 DIFFER = """
-    model, loss, x, y = network_problem("tiny-fc" if rank == 0 else "small-fc", 20)
-    try:
-        DiffusionMatrix.from_model(model, loss, x, y, backend="recomputed", group=dist.group.WORLD)
-    except ValueError as error:
-        torch.save(str(error), sys.argv[2] + str(rank))
+    said = []
+    for name in ("tiny-fc" if rank == 0 else "small-fc", "tiny-fc"):
+        model, loss, x, y = network_problem(name, 20)
+        with torch.no_grad():
+            next(model.parameters())[0] += rank
+        try:
+            DiffusionMatrix.from_model(model, loss, x, y, backend="recomputed", group=dist.group.WORLD)
+        except ValueError as error:
+            said.append(str(error))
+    torch.save(said, sys.argv[2] + str(rank))
 """
 FAILING = """
     model, loss, x, y = network_problem("tiny-fc", 40)
@@ -145,8 +150,9 @@ def test_the_rank_with_the_least_memory_decides_for_all(tmp_path):
 
 
 def test_ranks_with_different_networks_are_refused(tmp_path):
-    for message in on_two_ranks(DIFFER, tmp_path):
-        assert "d differs between the ranks of the group: 1221, 8266 on ranks 0 to 1" in message
+    for network, weights in on_two_ranks(DIFFER, tmp_path):
+        assert "d differs between the ranks of the group: 1221, 8266 on ranks 0 to 1" in network
+        assert "weights differs between the ranks of the group" in weights
 
 
 def test_what_fails_on_one_rank_fails_on_all(tmp_path):

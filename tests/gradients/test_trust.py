@@ -514,3 +514,14 @@ def test_a_device_without_memory_is_an_error_with_advice(monkeypatch):
         MemoryError, match=r"gradients of 24 examples, d = 18: .* lower chunk, .*\(CUDA out of memory\)"
     ):
         next(source.parts())
+
+
+def test_arrays_of_any_layout_are_welcome():
+    layer, a, y = (
+        torch.nn.Linear(4, 3),
+        np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32),
+        np.arange(6) % 3,
+    )
+    expected = torch.cat(list(gradients.chunks(layer, F.cross_entropy, a[::-1].copy(), y)))
+    for other in (a[::-1], a[::-1].astype(">f4"), np.asfortranarray(a[::-1])):
+        assert torch.equal(torch.cat(list(gradients.chunks(layer, F.cross_entropy, other, y))), expected)

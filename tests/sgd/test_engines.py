@@ -226,3 +226,14 @@ def test_weights_in_the_memory_of_others_are_refused(tmp_path):
     with pytest.raises(ValueError, match="model has no trainable weights: expected at least one"):
         sgd.record(model.requires_grad_(False), F.cross_entropy, x, y, tmp_path / "run", **options)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_hook_that_would_not_be_called_is_refused_before_a_folder_is_taken(tmp_path):
+    x, y, g = torch.randn(20, 4, generator=generator()), torch.arange(20) % 3, generator(1)
+    model = torch.nn.Sequential(torch.nn.Linear(4, 3))
+    model[0].bias.register_post_accumulate_grad_hook(lambda p: p.grad.clamp_(-0.01, 0.01))
+    with pytest.raises(ValueError, match=r"model: 0\.bias has a hook that runs when .* use register_hook"):
+        sgd.record(
+            model, F.cross_entropy, x, y, tmp_path / "run", n_steps=4, every=2, lr=0.1, batch_size=5, generator=g
+        )
+    assert not (tmp_path / "run").exists()
