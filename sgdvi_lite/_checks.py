@@ -1,4 +1,4 @@
-"""Checks of arguments, one line each where they are used. Each error says what came, what may come, what to do."""
+"""Checks of arguments, one line each where they are used. Each error says what came and what may come."""
 
 import math
 from collections.abc import Callable, Sequence

@@ -114,7 +114,7 @@ class Gradients:
 
 @dataclass(frozen=True, eq=False)
 class Backend:
-    """The matrix ``D`` in one form, immutable once built.
+    """The matrix ``D`` in one form, which does not change once it is built; what follows from it is kept.
 
     A back-end supplies ``bytes_needed(source, N)``, ``build(gradients)``, the products ``matmul(V)`` with vectors (d,)
     or (d, m) and ``root_matmul(Z)`` of noise (noise, m) with some ``R`` for which ``R R^T = D``, ``dense()``,

@@ -88,8 +88,8 @@ class Search:
     generator
         CPU generator of the starting vectors.
     block
-        Most vectors that are multiplied at once: the fewer, the fewer products are needed, and the more steps. Fewer
-        are taken where the limit does not leave 16 steps.
+        Vectors that are multiplied at once, but for those of a certificate: the fewer, the fewer products are needed,
+        and the more steps. Fewer are taken where the limit does not leave 16 steps.
     progress
         Whether to show a progress bar.
     states, name

@@ -56,7 +56,7 @@ class FokkerPlanck:
 
     Notes
     -----
-    The functions are called here, with copies of the points, and never again. The object does not change, and its
+    The functions are called here, with copies of the points, and never again. Nothing of it can be set, and its
     arrays are read-only. Errors of densities and means fall as h^2: given ``n`` and ``2 n`` cells a side, that of the
     finer result is about a third of the difference.
 

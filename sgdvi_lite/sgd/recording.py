@@ -145,10 +145,10 @@ def record(
     Raises
     ------
     ValueError
-        Before any work, if an argument is out of its range, model, ``x`` and ``y`` lie on different devices, or the
-        folder holds another run, damaged or other files; these are never changed.
+        Before a step is recorded, if an argument is out of its range, model, ``x`` and ``y`` lie on different devices,
+        or the folder holds another run, damaged or other files; these are never changed.
     OSError
-        Before any work, if the disk has no room for the recording.
+        Before a step is recorded, if the disk has no room for the recording.
     BlockingIOError
         If another process is recording into the folder.
     FloatingPointError

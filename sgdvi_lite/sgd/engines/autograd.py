@@ -1,4 +1,4 @@
-"""SGD on any network by autograd, in chunks of steps: the engine for what is not fully connected."""
+"""SGD on any network by autograd, in chunks of steps: the engine that can always be taken."""
 
 from types import EllipsisType
 
