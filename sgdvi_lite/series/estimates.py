@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
+from torch import Tensor
 
 from sgdvi_lite import _checks
 
@@ -90,10 +91,11 @@ def as_series(name: str, x: ArrayLike, shortest: int, columns: int | None = None
     return x
 
 
-def deviations(x: np.ndarray) -> np.ndarray:
-    """A series less its mean; exactly 0 where it is constant, whose rounded mean may differ from it."""
-    z = x - x.mean(axis=0)
-    z[..., (x == x[0]).all(axis=0)] = 0
+def deviations(x: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+    """A series less its mean, in ``out``; exactly 0 where it is constant, whose rounded mean may differ from it."""
+    constant = (x == x[0]).all(axis=0)
+    z = np.subtract(x, x.mean(axis=0), out=out)
+    z[..., constant] = 0
     return z
 
 
@@ -107,9 +109,11 @@ def unit_deviations(x: np.ndarray) -> np.ndarray:
 
 def centred(x: ArrayLike) -> np.ndarray:
     """Return a series ``(n, d)`` less its mean, or raise unless it is one."""
-    x = as_series("x", x, 4)
-    _checks.shape("x", x.shape, x.ndim == 2, "(n, d)")
-    return deviations(x)
+    own = as_series("x", x, 4)
+    _checks.shape("x", own.shape, own.ndim == 2, "(n, d)")
+    # a trajectory of a network is large: what was converted from another dtype is a copy already
+    copied = isinstance(x, np.ndarray | Tensor) and not str(x.dtype).endswith("float64")
+    return deviations(own, own if copied else None)
 
 
 def by_column(function: Callable, x: np.ndarray) -> np.ndarray:

@@ -45,7 +45,7 @@ def test_areas_and_components_take_little_memory_beside_what_they_give():
         call(x)
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
-        assert peak < 9 * numbers
+        assert peak < 8 * numbers
 
 
 def test_the_area_and_its_error_are_mean_and_error_of_those_of_the_stretches():
