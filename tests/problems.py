@@ -1,5 +1,7 @@
 """Problems with known answers, and the networks of the tests."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -98,3 +100,9 @@ def double_well(strength):
 def fitted_order(sizes, errors):
     """Order of convergence: minus the slope of log error against log size."""
     return -np.polyfit(np.log(sizes), np.log(errors), 1)[0]
+
+
+def same(one, other):
+    """Whether two certificates say the same, to the last bit."""
+    pairs = [(getattr(one, f.name), getattr(other, f.name)) for f in dataclasses.fields(one)]
+    return all(torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b for a, b in pairs)

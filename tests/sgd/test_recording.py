@@ -149,8 +149,8 @@ def test_a_run_killed_at_random_points_equals_one_that_was_not_byte_for_byte(
 ):
     _, _, whole = recorded.start(tmp_path / "whole", kind, every=every, sampling=sampling)
     options = {"every": every, "sampling": sampling, "checkpoint_seconds": seconds}
-    codes = kill_until_done(processes, tmp_path / "killed", kind, options, kills=4)
-    assert codes[-1] == 0 and codes.count(-signal.SIGKILL) >= 2
+    codes = kill_until_done(processes, tmp_path / "killed", kind, options, kills=8)
+    assert codes[-1] == 0 and codes.count(-signal.SIGKILL) >= 5
     assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
     one, other = (torch.load(tmp_path / name / "state.pt", weights_only=True) for name in ("whole", "killed"))
     assert one.pop("spent") > 0 and other.pop("spent") > 0

@@ -34,7 +34,7 @@ def test_with_replacement_some_batch_repeats_an_example():
 
 @pytest.mark.parametrize("sampling", sgd.SAMPLINGS)
 def test_every_example_is_equally_likely(sampling):
-    n = 1000
+    n = 3000
     counts = torch.cat([torch.cat(drawn(sampling, seed=seed)) for seed in range(n)]).bincount(minlength=7)
     share = counts / counts.sum()
     assert (share - 1 / 7).abs().max() < 5 * (1 / 7 / (6 * n)) ** 0.5
@@ -370,7 +370,7 @@ def standard_errors(x):
 def test_least_squares_has_the_exact_stationary_mean_and_covariance(sampling):
     """Within three standard errors; reshuffled, at the ends of epochs, where also the mean is not the minimum."""
     mean, covariance = least_squares_moments(DESIGN, ANSWERS, 0.4, 2, sampling)
-    start = torch.zeros(30_000, 2, dtype=torch.float64)
+    start = torch.zeros(60_000, 2, dtype=torch.float64)
     x = sgd.replicas(fit, start, 6, 0.4, 2, 60, generator=generator(3), sampling=sampling)
     mean_error, covariance_error = standard_errors(x)
     assert ((x.mean(0) - mean).abs() < 3 * mean_error).all()
@@ -395,7 +395,7 @@ def test_a_recorded_run_of_least_squares_has_the_exact_covariance(tmp_path, samp
     model = torch.nn.Linear(2, 1, bias=False).double()
     options = {"lr": 0.4, "batch_size": 2, "sampling": sampling, "generator": generator(2), "progress": False}
     half = lambda out, y: ((out[:, 0] - y) ** 2).mean() / 2  # noqa: E731
-    made = sgd.record(model, half, DESIGN, ANSWERS, tmp_path, n_steps=3_000, every=3, **options)
+    made = sgd.record(model, half, DESIGN, ANSWERS, tmp_path, n_steps=18_000, every=3, **options)
     x = made.weights[100:]
     z = x - x.mean(0)
     found, error = series.batch_means(z[:, :, None] * z[:, None])
