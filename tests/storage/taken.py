@@ -1,6 +1,10 @@
 """What the tests of folders run in processes of their own."""
 
+import random
+import signal
 import time
+
+import torch
 
 from sgdvi_lite._storage.folder import Folder, Kind
 
@@ -28,3 +32,20 @@ def hold(ready, root):
     folder.save("state", {"step": 1})
     ready.set()
     time.sleep(BARRIER_SECONDS)
+
+
+def interrupt(path, times):
+    """Save a state again and again, each time with a Ctrl-C somewhere on the way; end well if nothing else is seen."""
+    signal.signal(signal.SIGALRM, signal.default_int_handler)
+    held, state, draw = Folder(path, KIND, {}), {str(k): torch.zeros(20) for k in range(300)}, random.Random(0)
+    began = time.perf_counter()
+    held.save("state", state)
+    span, seen = time.perf_counter() - began, 0
+    for _ in range(times):
+        try:
+            signal.setitimer(signal.ITIMER_REAL, draw.uniform(1e-5, span))
+            held.save("state", state)
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        except KeyboardInterrupt:
+            seen += 1
+    assert seen > times / 4 and len(held.load("state")) == len(state) + 1  # with the stopwatch

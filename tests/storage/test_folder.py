@@ -47,6 +47,15 @@ def test_of_two_processes_that_race_for_an_empty_folder_one_gets_it(processes, t
         assert json.loads((tmp_path / str(k) / "header.json").read_text())["made by"] == me
 
 
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs a timer that sends signals")
+def test_ctrl_c_while_a_state_is_written_is_a_keyboard_interrupt(processes, tmp_path):
+    """And no end of the process, as where torch writes into a file of Python that is closed behind it."""
+    writer = processes.Process(target=taken.interrupt, args=(tmp_path / "made", 200))
+    writer.start()
+    writer.join(taken.BARRIER_SECONDS)
+    assert writer.exitcode == 0
+
+
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
 def test_a_folder_is_free_once_its_owner_is_killed(processes, tmp_path):
     ready = processes.Event()
