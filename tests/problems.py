@@ -106,3 +106,9 @@ def same(one, other):
     """Whether two certificates say the same, to the last bit."""
     pairs = [(getattr(one, f.name), getattr(other, f.name)) for f in dataclasses.fields(one)]
     return all(torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b for a, b in pairs)
+
+
+def command(epochs, examples, *more):
+    """Arguments of the command line for a spectrum of a few seconds."""
+    size = ["--net", "tiny-fc", "--pool", "4", "--epochs", str(epochs), "--examples", str(examples)]
+    return ["run", "spectrum", *size, "--no-progress", *more]

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from imagesets import sample, saved
-from problems import one_thread  # noqa: F401
+from problems import command, one_thread  # noqa: F401
 
 from sgdvi_lite import experiments, results
 from sgdvi_lite.__main__ import main
@@ -23,21 +23,7 @@ from sgdvi_lite.experiments import SpectrumSettings, ranks, registry
 from sgdvi_lite.experiments.spectrum import run as spectrum_run
 from sgdvi_lite.experiments.trajectory import run as trajectory_run
 
-QUICK = [
-    "run",
-    "spectrum",
-    "--net",
-    "tiny-fc",
-    "--pool",
-    "4",
-    "--epochs",
-    "2",
-    "--examples",
-    "40",
-    "--instants",
-    "1",
-    "--no-progress",
-]
+QUICK = command(2, 40, "--instants", "1")
 
 
 def images(folder, y=None, n=80, name="own.npz", **changes):

@@ -4,7 +4,7 @@ import re
 import numpy as np
 import pytest
 import torch
-from problems import one_thread  # noqa: F401
+from problems import command, one_thread  # noqa: F401
 
 from sgdvi_lite import experiments, gradients, reports, results, sgd
 from sgdvi_lite.__main__ import main
@@ -230,19 +230,7 @@ def test_a_setting_of_another_experiment_is_refused():
         experiments.settings("spectrum", "lite", burn=3)
 
 
-ARGUMENTS = [
-    "run",
-    "spectrum",
-    "--net",
-    "tiny-fc",
-    "--pool",
-    "4",
-    "--epochs",
-    "5",
-    "--examples",
-    "60",
-    "--no-progress",
-]
+ARGUMENTS = command(5, 60)
 
 
 def test_the_command_line_runs_lists_and_shows(tmp_path, capsys):
