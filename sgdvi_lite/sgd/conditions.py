@@ -35,10 +35,14 @@ def repeatable(device: torch.device) -> Iterator[None]:
     The global random state of the CPU and of this device stays.
     """
     cudnn = torch.backends.cudnn
-    same = {"enabled": cudnn.enabled, "benchmark": False, "deterministic": True, "allow_tf32": cudnn.allow_tf32}
+    before = cudnn.benchmark, cudnn.deterministic  # cudnn.flags() fails where TF32 is chosen by the newer switches
+    cudnn.benchmark, cudnn.deterministic = False, True
     random = torch.random.fork_rng([device] if device.type == "cuda" else [])
-    with random, cudnn.flags(**same), torch.inference_mode(False), torch.enable_grad():
-        yield
+    try:
+        with random, torch.inference_mode(False), torch.enable_grad():
+            yield
+    finally:
+        cudnn.benchmark, cudnn.deterministic = before
 
 
 def seed(value: int, device: torch.device) -> None:

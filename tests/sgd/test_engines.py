@@ -1,6 +1,8 @@
 """The engines: by hand only what agrees with autograd, and autograd as the optimiser, on networks of any make."""
 
 import copy
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -237,3 +239,18 @@ def test_a_hook_that_would_not_be_called_is_refused_before_a_folder_is_taken(tmp
             model, F.cross_entropy, x, y, tmp_path / "run", n_steps=4, every=2, lr=0.1, batch_size=5, generator=g
         )
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.skipif(not hasattr(torch.backends.cudnn, "conv"), reason="this torch has only the older switches")
+def test_the_newer_switches_of_tf32_stand_in_no_way(tmp_path):
+    code = (
+        "import sys, torch; from torch.nn.functional import cross_entropy; from sgdvi_lite import sgd\n"
+        "backends, g = torch.backends, torch.Generator().manual_seed(0)\n"
+        "backends.cudnn.conv.fp32_precision, backends.cudnn.rnn.fp32_precision = 'tf32', 'ieee'\n"
+        "model, x, y = torch.nn.Linear(3, 2), torch.randn(20, 3), torch.arange(20) % 2\n"
+        "options = {'lr': 0.1, 'batch_size': 5, 'generator': g, 'progress': False}\n"
+        "made = sgd.record(model, cross_entropy, x, y, sys.argv[1], n_steps=4, every=2, **options)\n"
+        "sgd.run(model, cross_entropy, x, y, epochs=1, **options)\n"
+        "assert made.done == 4 and backends.cudnn.conv.fp32_precision == 'tf32' and not backends.cudnn.deterministic"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "run")], check=True)
