@@ -19,33 +19,28 @@ import numpy as np
 import torch
 from filelock import FileLock, Timeout
 
-from sgdvi_lite._storage.files import require_room, write_atomically
+from sgdvi_lite._storage.files import write_atomically
 
 State = dict[str, object]
-FORMAT = 1  # of headers and states; a header without one, as recordings had at first, is of format 1
+FORMAT = 1  # of headers and states
 # The file that is locked. It stays for ever: of a file that is replaced, two processes can lock one each.
 LOCK = ".lock"
 READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
-# The stopwatch's seconds in a state; one written before there was a stopwatch has none and counts as 0.
-SPENT = "spent"
-SEAL = "header_sha256"
+SPENT = "spent"  # the stopwatch's seconds in a state
+SEAL = "header_sha256"  # a fingerprint of the header, in it
 SECONDS = 60  # between two checkpoints lie at least so many seconds
 SHARE = 20  # between two checkpoints lies at least so many times what writing the last one took
 
 
 @dataclass(frozen=True)
 class Kind:
-    """What a sort of folder has of its own: the header's name, words for messages, and how strict it is."""
+    """What a sort of folder has of its own: the header's name, what is computed there, and how strict it is."""
 
     header: str
     noun: str
-    doing: str  # what another process does there
-    stranger: str = "something else"  # what a folder holds that has files, but no header
-    headerless: tuple[str, ...] = ()  # patterns of files that such folders held before they had a header
     again: bool = True  # whether a process may take the folder twice, as a notebook does in which a cell is run again
     # Lists of floats are measured: they may differ so much, relatively, and by a thousandth of it of the largest
     tolerance: float = 0.0
-    elsewhere: str = "choose another folder, or remove this one"  # the remedy where a folder holds another
 
 
 class Folder:
@@ -99,7 +94,7 @@ class Folder:
             if not (self.path / LOCK).exists():
                 raise Timeout(LOCK)  # the other one has just removed it, with all that it had begun
         except Timeout as error:
-            fault = f"folder = {str(self.path)!r}: another process {self.kind.doing} there; wait for its end"
+            fault = f"folder = {str(self.path)!r}: another process computes there; wait for its end"
             raise BlockingIOError(fault) from error
         except OSError as error:  # states that can only be read need no lock; a recording's arrays are written in place
             if error.errno not in READ_ONLY or not (self.kind.again and (self.path / self.kind.header).is_file()):
@@ -108,7 +103,7 @@ class Folder:
     def write_header(self, header: dict) -> None:
         """Replace the header, and the digest by which damage to it is seen."""
         self.header = header
-        text = json.dumps(header | {SEAL: _seal(header)}, indent=1).encode()
+        text = json.dumps(header | {SEAL: _fingerprint(header)}, indent=1).encode()
         write_atomically(self.path / self.kind.header, lambda file: file.write(text))
 
     def _find(self, identity: dict) -> dict | None:
@@ -118,10 +113,10 @@ class Folder:
             header = read_header(path, kind)
             self._compare(header, identity)
             return header
-        known = (LOCK, "*.part", kind.header, *kind.headerless)  # another process may write the header just now
+        known = (LOCK, "*.part", kind.header)  # another process may write the header just now
         files = [path] if path.is_file() else path.glob("*")
         if not all(any(map(file.match, known)) for file in files):
-            raise ValueError(f"folder = {str(path)!r} holds {kind.stranger}: choose an empty folder")
+            raise ValueError(f"folder = {str(path)!r} holds no {kind.noun}, but something else: choose an empty folder")
         return None
 
     def _compare(self, header: dict, wanted: dict) -> None:
@@ -133,7 +128,7 @@ class Folder:
             elif not _same(old, new, self.kind.tolerance):
                 raise ValueError(
                     f"folder = {str(self.path)!r} holds another {self.kind.noun}: {name} = {old!r:.200} there and "
-                    f"{new!r:.200} here; {self.kind.elsewhere}"
+                    f"{new!r:.200} here; choose another folder, or call it as then: model and generator as they were"
                 )
 
     def load(self, name: str, device: torch.device | str = "cpu") -> State | None:
@@ -141,12 +136,12 @@ class Folder:
         return read_state(self.path / f"{name}.pt", device)
 
     def save(self, name: str, state: State) -> None:
-        """Replace the state of that name, with the stopwatch in it; an OSError says if the disk has no room for it."""
-        needed = sum(t.nbytes for t in state.values() if isinstance(t, torch.Tensor))
-        require_room(self.path, needed, "make some, or choose another disk")
-        state = state | {SPENT: self.stopwatch.seconds}
-        # by its name: torch aborts the process when Ctrl-C closes a file of Python that it writes to
-        write_atomically(self.path / f"{name}.pt", lambda file: torch.save(state, file.name))
+        """Replace the state of that name, with the stopwatch in it; an OSError says if it cannot be written."""
+        state, path = state | {SPENT: self.stopwatch.seconds}, self.path / f"{name}.pt"
+        try:  # by its name: torch aborts the process when Ctrl-C closes a file of Python that it writes to
+            write_atomically(path, lambda file: torch.save(state, file.name))
+        except RuntimeError as error:  # which is how torch says that a disk is full
+            raise OSError(f"{str(path)!r} cannot be written ({error}); make room, or choose another disk") from error
 
     def remove(self, *names: str) -> None:
         """Take away the header and these files, and the folder if it was made here: nothing was done in it."""
@@ -195,7 +190,7 @@ class Checkpoints:
             return
         try:
             self.folder.save(name, state())
-        except (OSError, RuntimeError) as error:  # the work is worth more than its copy
+        except OSError as error:  # the work is worth more than its copy
             if not self._told:
                 warnings.warn(
                     f"folder = {str(self.folder.path)!r}: {name} is not kept ({error}); if the computation is stopped, "
@@ -224,7 +219,7 @@ def read_header(path: Path, kind: Kind) -> dict:
     file = path / kind.header
     try:
         header = json.loads(file.read_bytes())
-        written, seal = header.get("format", FORMAT), header.pop(SEAL, None)
+        written, seal = header.get("format"), header.pop(SEAL, None)
     except (ValueError, AttributeError) as error:
         raise damaged(file, str(error)) from error
     if written != FORMAT:
@@ -232,7 +227,7 @@ def read_header(path: Path, kind: Kind) -> dict:
             f"folder = {str(path)!r} holds a {kind.noun} of format {written}, and format {FORMAT} is read here: go on "
             "with the version of sgdvi_lite that wrote it, or choose another folder"
         )
-    if seal not in (None, _seal(header)):
+    if seal != _fingerprint(header):
         raise damaged(file, "it is not as it was written")
     return header
 
@@ -256,8 +251,7 @@ def read_state(file: Path, device: torch.device | str = "cpu") -> State | None:
         raise ValueError(f"{str(file)!r} is damaged ({said}): remove it, and this part begins anew") from error
 
 
-def _seal(header: dict) -> str:
-    """A fingerprint of a header. One that was written before there were fingerprints has none."""
+def _fingerprint(header: dict) -> str:
     return hashlib.sha256(json.dumps(header).encode()).hexdigest()[:16]
 
 

@@ -10,7 +10,7 @@ from sgdvi_lite._storage.folder import NOTHING, Checkpoints, Folder, Kind
 from sgdvi_lite.gradients.source import Network
 
 # Gradients are compared to three digits: another device or another number of threads rounds otherwise.
-COMPUTATION = Kind("computation.json", "computation", "computes", tolerance=1e-3)
+COMPUTATION = Kind("computation.json", "computation", tolerance=1e-3)
 SPREAD = 64  # gradients of so many examples, spread over all, tell what a loss, hooks and layers of one's own compute
 
 

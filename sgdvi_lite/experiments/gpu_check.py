@@ -24,7 +24,7 @@ from sgdvi_lite.diffusion import DiffusionMatrix
 from sgdvi_lite.tables import Table
 
 NAME = "gpu-check"
-KIND = Kind("check.json", "check of a GPU", "checks")
+KIND = Kind("check.json", "check of a GPU")
 SHAPES = {"small-lenet": (1, 28, 28), "small-fc": (1, 7, 7), "tiny-fc": (1, 7, 7), "small-allcnn": (3, 32, 32)}
 # Float32 departs from float64 by 1e-7, with TF32 by 1e-4
 GRADIENTS = 1e-5

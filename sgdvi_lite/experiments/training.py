@@ -16,8 +16,7 @@ from sgdvi_lite import _checks, data, nets
 from sgdvi_lite._storage.folder import Folder, Kind
 from sgdvi_lite.experiments import ranks
 
-# The partial folder; until it had a header, the digest of the settings in its name told whose it was
-EXPERIMENT = Kind("experiment.json", "experiment", "computes", headerless=("state.pt", "D-*", "run"))
+EXPERIMENT = Kind("experiment.json", "experiment")  # the partial folder
 
 
 Check = Callable[[str, Any], Any]

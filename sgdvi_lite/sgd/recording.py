@@ -21,7 +21,7 @@ from sgdvi_lite.sgd.contract import Settings, is_at, load_network
 from sgdvi_lite.sgd.engines.choice import choose, what_is_computed
 from sgdvi_lite.sgd.loop import Run
 from sgdvi_lite.sgd.sampling import Real, Whole, number
-from sgdvi_lite.sgd.store import RUN, Store, arrays, read_checkpoint, run_of
+from sgdvi_lite.sgd.store import RUN, Store, arrays, read_checkpoint
 
 DTYPES = {torch.float32: np.dtype(np.float32), torch.float64: np.dtype(np.float64)}
 
@@ -82,7 +82,7 @@ def open_recording(folder: str | Path) -> Recording:
     folder = Path(folder)
     if not (folder / RUN.header).is_file():
         raise FileNotFoundError(f"folder = {str(folder)!r}: no recorded run is there; sgd.record makes one")
-    run, state = run_of(folder, read_header(folder, RUN)), read_checkpoint(folder)
+    run, state = read_header(folder, RUN)["run"], read_checkpoint(folder)
     if state is None:
         raise FileNotFoundError(f"folder = {str(folder)!r}: the run there has no checkpoint yet; let it go on")
     weights, log = arrays(folder, run, state)
@@ -148,7 +148,7 @@ def record(
         Before a step is recorded, if an argument is out of its range, model, ``x`` and ``y`` lie on different devices,
         or the folder holds another run, damaged or other files; these are never changed.
     OSError
-        Before a step is recorded, if the disk has no room for the recording.
+        Before a step is recorded, if the disk has no room for the recording; later, if it has none for a checkpoint.
     BlockingIOError
         If another process is recording into the folder.
     FloatingPointError
@@ -188,15 +188,16 @@ def record(
         f"model: {', '.join(hooked)} has a hook that runs when its gradient is accumulated: expected none, as it would "
         "not be called; use register_hook, or sgd.run",
     )
-    dtype, size = _dtype(model), sum(t.nbytes for t in (*model.parameters(), *model.buffers()))
+    dtype = _dtype(model)
     versions = {"python": platform.python_version(), "torch": str(torch.__version__), "numpy": np.__version__}
     made = {"threads": torch.get_num_threads(), "versions": versions}
+    made |= {"network": str(model), "loss": getattr(loss, "__qualname__", str(loss))}  # names tell less than `computes`
     with conditions.undone(model, generator), conditions.repeatable(x.device):
         _rewind(Path(folder), model, generator)
         kind = choose(model.train(), loss, x, y, settings)
         run = asdict(settings) | {"engine": kind.name} | _fingerprint(model, loss, x, y, generator)
         run["computes"] = what_is_computed(model, loss, x, y, settings)
-        with closing(Store(folder, run, made, dtype, size)) as store:
+        with closing(Store(folder, run, made, dtype)) as store:
             if store.state:
                 load_network(model, store.state["engine"])
             if not store.ended:
@@ -230,8 +231,6 @@ def _fingerprint(model: nn.Module, loss: Loss, x: Tensor, y: Tensor, generator: 
     return {
         "d": nets.count_parameters(model),
         "device": x.device.type,
-        "network": str(model),
-        "loss": getattr(loss, "__qualname__", type(loss).__qualname__),
         "start_sha256": digest(*(t for t in model.state_dict().values() if isinstance(t, Tensor))),
         "data_sha256": digest(x, y),
         "generator_sha256": digest(generator.get_state()),

@@ -8,7 +8,6 @@ arrays beyond the checkpoint is written again, the same, when the run goes on; w
 import io
 import math
 import zlib
-from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -16,22 +15,11 @@ import numpy as np
 from sgdvi_lite import _checks
 from sgdvi_lite._storage.files import require_room, reserve
 from sgdvi_lite._storage.folder import Folder, Kind, State, damaged, read_state
-from sgdvi_lite.sgd.contract import Settings
 
 COLUMNS = 4  # of the log: loss, w.g, v.v, v.g
-COPIES = 10  # of the network: two checkpoints, each with two states of weights, velocity and buffers; and the start
-SMALL = 2**17  # bytes of header and random states
-RUN_PARTS = {"engine", "d", *(field.name for field in fields(Settings))}
-STATE_PARTS = {"step", "position", "drawn_from", "generator", "engine", "row", "recorded", "diverged"}
-RUN = Kind(
-    header="run.json",
-    noun="run",
-    doing="is recording",
-    stranger="no run, but something else",
-    again=False,
-    tolerance=1e-4,  # of what the network computes: another device or number of threads rounds otherwise
-    elsewhere="choose another folder, or call it as then: model and generator as they were, or as the run left them",
-)
+CHECKPOINT = {"step", "position", "drawn_from", "generator", "engine", "row", "recorded", "diverged", "before", "seals"}
+# What the network computes is measured: another device or number of threads rounds otherwise
+RUN = Kind("run.json", "run", again=False, tolerance=1e-4)
 
 
 class Store(Folder):
@@ -47,23 +35,20 @@ class Store(Folder):
         What else to note about the run; not compared.
     dtype
         Of the weights.
-    network_bytes
-        What weights and buffers take.
 
     Raises
     ------
     ValueError
         If the folder holds another run, other files or damaged ones; nothing in it is changed.
     OSError
-        If the disk has no room for the whole recording; nothing is written.
+        If the disk has no room for the arrays; nothing is written.
     BlockingIOError
         If another process, or another call, is recording into the folder.
     """
 
-    def __init__(self, folder: str | Path, run: dict, made: dict, dtype: np.dtype, network_bytes: int):
+    def __init__(self, folder: str | Path, run: dict, made: dict, dtype: np.dtype):
         self._n_steps, rows = run["n_steps"], 1 + run["n_steps"] // run["every"]
         self._sizes = {"weights": ((rows, run["d"]), dtype), "log": ((rows, COLUMNS), np.dtype(float))}
-        self._network_bytes = network_bytes
         super().__init__(folder, RUN, {"run": run}, {"made": made})
 
     @property
@@ -72,19 +57,17 @@ class Store(Folder):
         return self.state is not None and (bool(self.state["diverged"]) or self.state["step"] >= self._n_steps)
 
     def _compare(self, header: dict, wanted: dict) -> None:
-        """A longer run is the same; what the names of network and loss tell is less than what they compute."""
-        old, new = run_of(self.path, header), wanted["run"]
-        told = ("network", "loss") if "computes" in old else ("computes",)  # not in the first headers
-        new = {name: value for name, value in new.items() if name not in told}
+        """A longer run is the same."""
+        old, new = header["run"], wanted["run"]
         super()._compare(old, new | {"n_steps": min(new["n_steps"], old["n_steps"])})
 
     def _take(self) -> None:
         self.state = read_checkpoint(self.path)
         if self.ended:
             return
-        need = sum(math.prod(shape) * dtype.itemsize for shape, dtype in self._sizes.values())
-        need += COPIES * self._network_bytes + SMALL - sum(file.stat().st_size for file in self.path.glob("*.*"))
-        require_room(self.path, need, "raise every, lower n_steps, or choose another disk")
+        needed = sum(math.prod(shape) * dtype.itemsize for shape, dtype in self._sizes.values())
+        needed -= sum(file.stat().st_size for file in self.path.glob("*.npy"))
+        require_room(self.path, needed, "raise every, lower n_steps, or choose another disk")
         super()._take()
         self.state = read_checkpoint(self.path)
 
@@ -98,12 +81,7 @@ class Store(Folder):
         run = self.header["run"]
         if self.state:
             arrays(self.path, run, self.state)
-            fault = (
-                f"n_steps = {self._n_steps}: the run in {str(self.path)!r} ended at {run['n_steps']}, recorded by a "
-            )
-            fault += "version of sgdvi_lite whose runs cannot be made longer; choose that n_steps, or another folder"
-            _checks.require("before" in self.state or self.state["step"] < run["n_steps"], fault)
-            if self.state.get("before"):
+            if self.state["before"]:
                 self.state = self.state["before"]
                 self.save("state", self.state)
         for name, (shape, dtype) in self._sizes.items():
@@ -135,33 +113,24 @@ class Store(Folder):
         super().close()
 
 
-def run_of(folder: Path, header: dict) -> dict:
-    """What a header says of its run."""
-    return _whole(folder / RUN.header, header.get("run"), RUN_PARTS, "it describes no run")
-
-
 def read_checkpoint(folder: Path) -> State | None:
     """The last checkpoint of a run, or ``None``."""
     state = read_state(folder / "state.pt")
-    return state and _whole(folder / "state.pt", state, STATE_PARTS, "it is no checkpoint of a run")
-
-
-def _whole(file: Path, found: object, parts: set, fault: str) -> dict:
-    if not (isinstance(found, dict) and parts <= set(found)):
-        raise damaged(file, fault)
-    return found
+    if state is not None and not set(state) >= CHECKPOINT:
+        raise damaged(folder / "state.pt", "it is no checkpoint of a run")
+    return state
 
 
 def arrays(folder: Path, run: dict, state: State) -> tuple[np.ndarray, np.ndarray]:
     """Weights and log ``(1 + recorded, columns)`` up to a checkpoint, read-only, if they are as they were written."""
-    found, rows, seals = [], 1 + state["recorded"], state.get("seals")
+    found, rows = [], 1 + state["recorded"]
     for name, columns in (("weights", run["d"]), ("log", COLUMNS)):
         file = folder / f"{name}.npy"
         try:
             array = np.load(file, mmap_mode="r")[:rows]
             good, shape = array.shape == (rows, columns), array.shape
             _checks.require(good, f"it has {shape} numbers up to the checkpoint, not {(rows, columns)}")
-            _checks.require(not seals or checksum(array) == seals[name], "its checksum is wrong")
+            _checks.require(checksum(array) == state["seals"][name], "its checksum is wrong")
         except Exception as error:
             raise damaged(file, str(error)) from error
         found.append(array)

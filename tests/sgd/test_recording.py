@@ -242,7 +242,7 @@ def test_two_calls_never_record_into_one_folder(tmp_path, monkeypatch):
     def meanwhile(self, *arguments):
         if not told:
             told.append(None)
-            with pytest.raises(BlockingIOError, match="another process is recording there; wait for its end") as error:
+            with pytest.raises(BlockingIOError, match="another process computes there; wait for its end") as error:
                 recorded.start(tmp_path, n_steps=40)
             told[0] = error
         chunk(self, *arguments)
@@ -256,7 +256,7 @@ def test_a_disk_too_small_is_foreseen(tmp_path, monkeypatch):
     Usage = namedtuple("Usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(10**6, 10**6 - 10**5, 10**5))
     with pytest.raises(
-        OSError, match=r"it takes 0.000679 GB, and the disk has 0.0001 GB free; raise every, lower n_steps"
+        OSError, match=r"it takes 0.000497 GB, and the disk has 0.0001 GB free; raise every, lower n_steps"
     ):
         recorded.start(tmp_path / "new" / "run")
     assert not (tmp_path / "new").exists()

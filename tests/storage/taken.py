@@ -8,7 +8,7 @@ import torch
 
 from sgdvi_lite._storage.folder import Folder, Kind
 
-KIND = Kind("header.json", "thing", "makes things")
+KIND = Kind("header.json", "thing")
 BARRIER_SECONDS = 60
 
 
