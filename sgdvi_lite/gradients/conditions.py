@@ -15,9 +15,9 @@ class State:
     """What a network holds in its attributes, and in dicts among them, to be put in force while something is computed.
 
     In force, the network has the weights, buffers, modes and layers that it had when the state was taken. Afterwards it
-    has again those that it had before: what passes leave behind, such as running statistics, a hidden state or a
-    weight computed from others, is gone. The network itself is used and no copy, which the hooks of its weights and a
-    loss that reaches them would not know.
+    has again those that it had before, in the memory where they were: what passes leave behind, such as running
+    statistics, a hidden state or a weight computed from others, is gone. The network itself is used and no copy, which
+    the hooks of its weights and a loss that reaches them would not know.
 
     Examples
     --------
@@ -45,20 +45,20 @@ class State:
     def in_force(self) -> Iterator[None]:
         """Put the network into this state, for as long as the context lasts."""
         dicts, trained = [(d, dict(d)) for d, _ in self._dicts], [(p, p.requires_grad) for p, _ in self._trained]
-        others = [(t, t.data, kept.clone()) for t, kept in self._tensors if not _same(t.data, kept)]
+        before = [(t, t.data, kept, _same(t.data, kept)) for t, kept in self._tensors]
         _refill(self._dicts, self._trained)
-        for tensor, _, kept in others:
-            tensor.data = kept  # no graph notices, and the other values come back
+        for tensor, _, kept, same in before:
+            if not same:
+                tensor.data = kept.clone()  # no graph notices, and the other values come back
         self._versions = [t._version for t, _ in self._tensors]
         try:
             yield
         finally:
             _refill(dicts, trained)
-            for tensor, kept in self._tensors:
-                if not _same(tensor.data, kept):  # versions do not tell: batch norm writes unseen by them
-                    tensor.data.copy_(kept)
-            for tensor, other, _ in others:
-                tensor.data = other
+            for tensor, data, kept, same in before:
+                tensor.data = data  # in the memory where it was
+                if same and not _same(data, kept):  # versions do not tell: batch norm writes unseen by them
+                    data.copy_(kept)
 
     def restore(self) -> None:
         """Undo what a pass through the network has left behind, as far as versions of tensors tell."""

@@ -40,9 +40,10 @@ class Settings:
 
 
 class Engine(ABC):
-    """What makes the steps of a run: made of ``(model, loss, x, y, settings)``, it has the network until ``close``.
+    """What makes the steps of a run: made of ``(model, loss, x, y, settings)``, it has the network to itself.
 
-    It begins where the network is; its weights and velocity are flat, on the network's device.
+    It begins where the network is; its weights and velocity are flat, on the network's device. Whoever makes it puts
+    the network back.
     """
 
     name: ClassVar[str]  # what Recording.engine and the header of the run say
@@ -62,10 +63,6 @@ class Engine(ABC):
     @abstractmethod
     def log(self, n: int) -> np.ndarray:
         """Loss, w.g, v.v and v.g of the ``n`` steps of the chunk ``(n, 4)``; asked for once, after the last of them."""
-
-    @abstractmethod
-    def close(self) -> None:
-        """Leave the network with the weights as they stand, in the memory where they were."""
 
     def snapshot(self) -> np.ndarray:
         """The weights ``(d,)`` as they stand; on the CPU not a copy."""

@@ -203,7 +203,7 @@ def record(
             if not store.ended:
                 torch.set_num_threads(store.header["made"]["threads"])  # those with which the run began
                 steps = kind(model, loss, x, y, settings)
-                with closing(steps), np.errstate(all="ignore"), threadpool_limits(kind.blas_threads, "blas"):
+                with np.errstate(all="ignore"), threadpool_limits(kind.blas_threads, "blas"):
                     Run(steps, store, settings, generator, checkpoint_seconds).go(progress)
     end = store.state
     if end["diverged"]:

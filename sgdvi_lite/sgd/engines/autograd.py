@@ -23,7 +23,6 @@ class Autograd(Engine):
         self.weights = nets.flat_parameters(model)
         self.velocity = torch.zeros_like(self.weights)
         self._parameters = [p for p in model.parameters() if p.requires_grad]
-        self._homes = [p.data for p in self._parameters]
         nn.utils.vector_to_parameters(self.weights, self._parameters)
 
     def prepare(self, index: Tensor, seed: int) -> None:
@@ -69,10 +68,3 @@ class Autograd(Engine):
     def log(self, n: int) -> np.ndarray:
         """Loss, w.g, v.v and v.g of the steps of the chunk."""
         return torch.stack(self._rows).double().cpu().numpy()
-
-    @torch.no_grad()
-    def close(self) -> None:
-        """Put the weights where they were, in memory that others may hold."""
-        for p, home in zip(self._parameters, self._homes, strict=True):
-            weights, p.data = p.data, home
-            p.copy_(weights)

@@ -248,10 +248,6 @@ class FullyConnected(Engine):
         """The weights as they stand, for nothing."""
         return self._arrays[0]
 
-    def close(self) -> None:
-        """Write the weights into the network."""
-        nets.set_flat_parameters(self.model, self.weights)
-
 
 def _views(model: nn.Module, weights: Tensor, gradient: Tensor) -> Views:
     parameters = list(model.parameters())
