@@ -27,10 +27,8 @@ def parser() -> argparse.ArgumentParser:
     lister.add_argument("--out", default=DEFAULT_FOLDER, help="folder of the results (default: %(default)s)")
     shower = commands.add_parser("show", help="print the table and the provenance of a saved result")
     shower.add_argument("result", help="file of the result")
-    checker = commands.add_parser(
-        "gpu-check", help="check the GPU here, in a few minutes, or go on with a stopped check"
-    )
-    checker.add_argument("--data", dest="dataset", help="images of D, as of run (default: random ones)")
+    checker = commands.add_parser("gpu-check", help="check the GPU here, in a few minutes")
+    checker.add_argument("--data", dest="dataset", help="images, as of run (default: random ones)")
     checker.add_argument("--examples", type=int, default=50_000, help="number of examples of D (default: %(default)s)")
     checker.add_argument("--out", default=DEFAULT_FOLDER, help="folder of the result (default: %(default)s)")
     return top
