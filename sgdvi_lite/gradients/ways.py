@@ -7,6 +7,7 @@ from contextlib import suppress
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import BackwardCFunction
 from torch.func import functional_call, grad_and_value, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -48,7 +49,7 @@ def _slopes(problem: Problem, x: Examples, y: Examples, row: slice) -> Sequence[
         return [None] * len(weights)
     with suppress(RuntimeError):  # if it is the network's, it comes again
         found = torch.autograd.grad(value, weights, allow_unused=True)
-        if all(g is not None for g in found):
+        if all(g is not None for g in found) or not _has_functions_of_users(value):
             return found
     # What makes a backward pass of its own, as a reentrant checkpoint does, shows its weights to .backward() only.
     before = [p.grad for p in weights]
@@ -60,6 +61,16 @@ def _slopes(problem: Problem, x: Examples, y: Examples, row: slice) -> Sequence[
     finally:
         for p, grad in zip(weights, before, strict=True):
             p.grad = grad
+
+
+def _has_functions_of_users(value: Tensor) -> bool:
+    """Whether a subclass of :class:`torch.autograd.Function` is in the graph of a number."""
+    todo, seen = [value.grad_fn], {None}
+    while todo:
+        if (node := todo.pop()) not in seen:
+            seen.add(node)
+            todo += [other for other, _ in node.next_functions]
+    return any(isinstance(node, BackwardCFunction) for node in seen)
 
 
 def by_vmap(model: nn.Module, loss: Loss) -> Way:

@@ -400,6 +400,41 @@ def test_hooks_and_losses_that_reach_weights_count_in_a_recomputed_matrix():
     assert D.trace() == pytest.approx((G - G.mean(0)).square().sum().item() / N, rel=1e-12)
 
 
+def test_a_weight_without_a_part_in_the_loss_costs_no_second_pass():
+    passes = []
+    layers = {**first_and_last(), "unused": nn.Linear(2, 2)}
+    problem = made(lambda: case(of(lambda m, x: passes.append(1) or m.last(m.first(x)), **layers)))
+    source = gradients.Network(*problem, chunk=1)
+    passes.clear()
+    assert torch.cat(list(source.chunks())).shape == (N, source.d) and len(passes) == N
+
+
+class OfItsOwn(torch.autograd.Function):
+    """Computes a layer without a graph, and its gradients by a backward pass within the other."""
+
+    @staticmethod
+    def forward(ctx, x, layer):
+        ctx.save_for_backward(x)
+        ctx.layer = layer
+        return layer(x)
+
+    @staticmethod
+    def backward(ctx, slope):
+        x = ctx.saved_tensors[0].detach().requires_grad_()
+        with torch.enable_grad():
+            ctx.layer(x).backward(slope)
+        return x.grad, None
+
+
+def test_weights_that_only_a_backward_pass_within_another_reaches_have_their_gradients():
+    inner, last = nn.Linear(FEATURES, 4), nn.Linear(4, 3)
+    own = made(
+        lambda: case(of(lambda m, x: m.last(OfItsOwn.apply(x.requires_grad_(), m.inner)), inner=inner, last=last))
+    )
+    plain = of(lambda m, x: m.last(m.inner(x)), inner=own[0].inner, last=own[0].last)
+    assert torch.equal(gradients.per_example_gradients(*own, chunk=1), autograd_gradients(plain, *own[1:]))
+
+
 # ---- precision and memory
 
 

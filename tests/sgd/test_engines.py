@@ -161,6 +161,15 @@ def test_an_engine_by_hand_that_errs_is_not_trusted(monkeypatch):
     assert choose(model, F.cross_entropy, torch.full_like(x, torch.nan), y, settings) is not FullyConnected
 
 
+def test_the_rounding_of_large_weights_does_not_stop_the_engine_by_hand():
+    """In a network that has learnt its examples a step is hardly more than the last digits of a weight."""
+    model, x, y = recorded.network("tiny-fc")
+    options = {"epochs": 150, "batch_size": 25, "lr": 0.1, "momentum": 0.9, "generator": generator(1)}
+    sgd.run(model, F.cross_entropy, x, y, progress=False, **options)
+    settings = Settings(n_steps=4, every=1, batch_size=16, sampling="with", engine="auto", N=100, **RATES)
+    assert choose(model.train(), F.cross_entropy, x, y, settings) is FullyConnected
+
+
 # ---- autograd on networks of any make
 
 
