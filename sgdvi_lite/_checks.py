@@ -110,14 +110,11 @@ def same_length(x_name: str, x: Tensor, y_name: str, y: Tensor) -> None:
     require(good, f"{x_name} has {len(x)} examples and {y_name} has {len(y)}: expected the same number, at least 1")
 
 
-def finite(name: str, value: Tensor, first: int = 0) -> None:
+def finite(name: str, value: Tensor, first: int = 0, remedy: str = "mend or remove it") -> None:
     """Raise if ``value`` has a NaN or an infinity, naming the row (counted from ``first``) where it stands."""
     if not (torch.isfinite(value.sum()) or torch.isfinite(value).all()):  # a sum shows all, and is cheap
         row = first + int(torch.nonzero(~torch.isfinite(value))[0, 0])
-        raise ValueError(
-            f"{name}: NaN or infinity in row {row}; expected finite numbers. "
-            "Lower the learning rate if training diverged, or remove the example"
-        )
+        raise ValueError(f"{name}: NaN or infinity in row {row}; expected finite numbers; {remedy}")
 
 
 def rows(name: str, value: Tensor, expected: str) -> None:

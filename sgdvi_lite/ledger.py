@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+import numpy as np
+import torch
 import yaml
 from sympy.logic.boolalg import BooleanAtom
 
@@ -151,8 +153,9 @@ def check(claim_id: str, condition: object, what: str) -> None:
     if claim_id not in _by_id():
         raise KeyError(f"claim_id: the ledger has no claim {claim_id!r}; its ids are {', '.join(_by_id())}")
     label = _by_id()[claim_id].label
-    kind = str(getattr(condition, "dtype", type(condition).__name__)).removeprefix("torch.")
-    single = isinstance(condition, BooleanAtom) or (kind == "bool" and getattr(condition, "shape", ()) == ())
+    tensor = isinstance(condition, torch.Tensor) and condition.dtype == torch.bool
+    array = type(condition) is np.ndarray and condition.dtype == np.bool_  # a masked one has no truth value
+    single = isinstance(condition, bool | np.bool_ | BooleanAtom) or ((tensor or array) and condition.ndim == 0)
     allowed = "one truth value, such as a bool; compare numbers, call functions, write .all() or .any() for many values"
     _checks.require(single, f"condition = {condition!r} ({type(condition).__name__}) is ambiguous: expected {allowed}")
     if not condition:

@@ -1,4 +1,5 @@
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -81,6 +82,10 @@ X = sp.Symbol("x")
         np.array([], bool),
         np.array(1),
         np.array(True, object),
+        np.ma.array(True, mask=True),
+        np.ma.masked,
+        type("bool", (), {})(),
+        SimpleNamespace(dtype="bool", shape=()),
         torch.tensor([True]),
         torch.tensor(1.0),
         torch.tensor([True, False]),

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -127,10 +128,13 @@ def run(
 
 
 def finished(path: Path) -> bool:
-    """Whether a whole result is there; its figure is drawn again if it is missing."""
+    """Whether a whole result is there, or a warning if it is damaged; its figure is drawn again if it is missing."""
     try:
         result = results.load(path)
-    except (FileNotFoundError, ValueError):
+    except FileNotFoundError:
+        return False
+    except ValueError as error:
+        warnings.warn(f"{error}, as is done now", stacklevel=1)  # from here, so that two questions give one warning
         return False
     if not path.with_suffix(".svg").exists():
         draw(result, path.with_suffix(".svg"))

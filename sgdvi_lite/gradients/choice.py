@@ -10,7 +10,7 @@ from torch import Tensor
 from sgdvi_lite import _checks
 from sgdvi_lite.gradients.conditions import Peak
 from sgdvi_lite.gradients.layers import Part, layer_by_layer, rows
-from sgdvi_lite.gradients.problem import Problem, in_short
+from sgdvi_lite.gradients.problem import Problem, check_finite, in_short
 from sgdvi_lite.gradients.ways import Judge, Way, by_vmap
 
 SAMPLE = 8  # examples by which a way is judged
@@ -83,7 +83,7 @@ def _sample(problem: Problem, loop: Way, judge: Judge) -> tuple[list[int], Tenso
         if some and not judge.scale.all():
             found.append(loop(*problem.take(torch.tensor(some)))[0].rows)
             for k, row in zip(some, found[-1], strict=True):
-                _checks.finite("gradients", row[None], first=k)
+                check_finite(row[None], k)
             judge.see(found[-1])
     exact = torch.cat(found)
     fault = "loss: depends on no trainable weight; expected that it does; detach nothing, compute no part without grad"

@@ -92,6 +92,11 @@ def explained(fault: Exception, name: str, values: Examples, like: Tensor | None
     return fault
 
 
+def check_finite(gradients: Tensor, first: int) -> None:
+    """Raise if a gradient, counted from ``first``, is NaN or infinite."""
+    _checks.finite("gradients", gradients, first, "lower the learning rate if training diverged, or remove the example")
+
+
 def in_short(fault: Exception) -> str:
     """The first sentence of an error."""
     return (str(fault).strip() or type(fault).__name__).splitlines()[0].split(". ")[0][:150]

@@ -16,7 +16,7 @@ from sgdvi_lite.gradients.choice import choose
 from sgdvi_lite.gradients.conditions import full_precision
 from sgdvi_lite.gradients.examples import Examples, leaves, take
 from sgdvi_lite.gradients.layers import Part, Rows, rows
-from sgdvi_lite.gradients.problem import Loss, Problem, in_short
+from sgdvi_lite.gradients.problem import Loss, Problem, check_finite, in_short
 from sgdvi_lite.gradients.ways import Judge, one_by_one
 
 CHUNK_BYTES = {"cpu": 32 * 2**20, "cuda": 512 * 2**20}
@@ -192,7 +192,7 @@ class Network(Source):
             text += "agreed; expected that examples do not see each other; give chunk=1, where each has its own pass"
             raise ValueError(text) from fault
         if not finite:
-            _checks.finite("gradients", rows(parts), first=start)
+            check_finite(rows(parts), start)
         return parts
 
     def _alone(self, parts: list[Part], start: int, n: int, judge: Judge) -> bool:

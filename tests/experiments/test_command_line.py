@@ -181,8 +181,11 @@ def test_a_damaged_result_is_made_again_by_the_same_command(made, capsys):
     np.savez(made, x=np.ones(3))
     for damaged in (made.read_bytes(), b"", b"mine", whole[: len(whole) // 2]):
         made.write_bytes(damaged)
-        assert not registry.finished(made) and "run it again" in failed_after(capsys, "show", made)
-    assert main([*QUICK, "--out", str(made.parent)]) == 0
+        with pytest.warns(UserWarning, match=r"not a saved result of sgdvi_lite \(.*\); run it again, as is done now"):
+            assert not registry.finished(made)
+        assert "run it again" in failed_after(capsys, "show", made)
+    with pytest.warns(UserWarning, match="as is done now"):
+        assert main([*QUICK, "--out", str(made.parent)]) == 0
     assert f"saved: {made}" in capsys.readouterr().out
     assert all(np.array_equal(array, arrays[name]) for name, array in results.load(made).arrays.items())
 

@@ -141,7 +141,13 @@ def bad_problems():
         "labels low": (model, loss, x, y - 5, r"y has integers from -\d to -\d: expected 0 to 4"),
         "dtype": (model, loss, x.float(), y, r"x is torch.float32 on cpu, the model torch.float64 on cpu"),
         "loss": (model, per_example, x, y, r"loss: gave shape \(1,\) for a batch of one; expected a scalar"),
-        "nan": (model, loss, broken, y, r"gradients: NaN or infinity in row 2"),
+        "nan": (
+            model,
+            loss,
+            broken,
+            y,
+            r"gradients: NaN or infinity in row 2; .*; lower the learning rate",
+        ),
         "no weights": (frozen, loss, x, y, r"model: has no trainable weights"),
     }
 
