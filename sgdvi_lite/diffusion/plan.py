@@ -1,8 +1,7 @@
 """Memory foreseen before the work, the back-end that fits into it, and what was done, in words."""
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import psutil
@@ -13,7 +12,7 @@ from sgdvi_lite.diffusion.certificates import Certificate
 from sgdvi_lite.diffusion.dense import Dense, DenseOfKept
 from sgdvi_lite.diffusion.gram import Gram
 from sgdvi_lite.diffusion.recomputed import Recomputed
-from sgdvi_lite.gradients.conditions import full_precision
+from sgdvi_lite.gradients import conditions
 from sgdvi_lite.gradients.source import Source
 
 BACKENDS: dict[str, type[Backend]] = {kind.name: kind for kind in (Dense, Gram, Recomputed)}
@@ -114,15 +113,9 @@ def available(device: torch.device) -> int:
     return int(FRACTION * (torch.cuda.mem_get_info(device)[0] + cached))
 
 
-@contextmanager
-def computing(remedy: str) -> Iterator[None]:
+def computing(remedy: str) -> AbstractContextManager[None]:
     """Full precision; and a device's lack of memory is an error that says what helps."""
-    try:
-        with full_precision():
-            yield
-    except torch.OutOfMemoryError as error:
-        fault = f"the device is out of memory: {remedy}, or give memory= a lower bound ({str(error).splitlines()[0]})"
-        raise MemoryError(fault) from error
+    return conditions.computing(f"{remedy}, or give memory= a lower bound", "the diffusion matrix")
 
 
 def size(number: float) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache, partial
 from math import ceil
 
 import numpy as np
@@ -126,21 +127,13 @@ class FokkerPlanck:
         vars(self).update(T=equation.T, convention=equation.convention, bounds=bounds, shape=shape, spacing=spacing)
         vars(self).update(grid=grid, effective_drift=values.drift, generator=generator, cell_area=float(spacing.prod()))
         force = values.force().reshape(*shape, 2) / equation.T
-        vars(self).update(_D=values.D, _force=force, _links=chain, _slowest=slowest, _factors={})
+        vars(self).update(_D=values.D, _force=force, _links=chain, _slowest=slowest)
+        vars(self).update(_factor=lru_cache(KEPT)(partial(_factor, generator)))
 
     @property
     def tensor(self) -> np.ndarray:
         """D at the cell centres, array ``(nx, ny, 2, 2)``."""
         return self._D.reshape(*self.shape, 2, 2).copy()
-
-    def _factor(self, step: float) -> SuperLU:
-        """Factors of I - step A, an M-matrix; the last few are kept."""
-        if step not in self._factors:
-            while len(self._factors) >= KEPT:
-                self._factors.pop(next(iter(self._factors)))
-            matrix = (sparse.identity(self.generator.shape[0], format="csc") - step * self.generator).tocsc()
-            self._factors[step] = splu(matrix, **SPLU)
-        return self._factors[step]
 
     def steady_state(self) -> np.ndarray:
         """Return the stationary density, of the grid's shape; it integrates to 1.
@@ -242,3 +235,8 @@ class FokkerPlanck:
         exhausted = tried < exponential.BASIS and after.sum() > 0.5 and negative < tolerance  # then it is exact
         after = np.maximum(after, np.finfo(float).eps * after.max())
         return after / after.sum() if settled or exhausted else None
+
+
+def _factor(generator: sparse.csc_matrix, step: float) -> SuperLU:
+    """Factors of I - step A, an M-matrix."""
+    return splu((sparse.identity(generator.shape[0], format="csc") - step * generator).tocsc(), **SPLU)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sgdvi_lite import _checks
 from sgdvi_lite.gradients.conditions import Peak
-from sgdvi_lite.gradients.layers import Part, layer_by_layer, rows
+from sgdvi_lite.gradients.layers import layer_by_layer, rows
 from sgdvi_lite.gradients.problem import Problem, check_finite, in_short
 from sgdvi_lite.gradients.ways import Judge, Way, by_vmap
 
@@ -47,10 +47,9 @@ def choose(problem: Problem, loop: Way, single: bool) -> Choice:
     reasons = _reasons(problem, exact, single)
     for name, make in () if reasons else (("layer by layer", layer_by_layer), ("vmap", by_vmap)):
         try:
-            way, how = make(problem.model, problem.loss), ", since ".join([name, *reasons])
-            parts, choice = _measured(way, how, examples, judge)
-            if judge.agree(rows(parts), exact):
-                return choice
+            way = make(problem.model, problem.loss)
+            if judge.agree(rows(way(*examples)), exact):
+                return _measured(way, ", since ".join([name, *reasons]), examples, judge)
             reasons.append(f"{len(exact)} examples contradict it")
         except torch.OutOfMemoryError:
             raise
@@ -62,15 +61,15 @@ def choose(problem: Problem, loop: Way, single: bool) -> Choice:
     fault = f"model: two passes over example {indices[int((again - exact).abs().amax(1).argmax())]} give different "
     fault += "gradients; expected neither noise nor memory of earlier passes; call model.eval() first, or draw no "
     _checks.require(judge.agree(again, exact), fault + "random numbers in it")
-    return _measured(loop, f"one by one, since {'; vmap: '.join(reasons)}", problem.take(slice(0, 1)), None)[1]
+    return _measured(loop, f"one by one, since {'; vmap: '.join(reasons)}", problem.take(slice(0, 1)), None)
 
 
-def _measured(way: Way, how: str, examples: tuple, judge: Judge | None) -> tuple[list[Part], Choice]:
-    """Gradients, and what their computation took."""
+def _measured(way: Way, how: str, examples: tuple, judge: Judge | None) -> Choice:
+    """The choice, and what it takes. In a pass of its own: torch computes some losses otherwise while it is watched."""
     with Peak() as memory:
         parts = way(*examples)
     widths = tuple(tensor.shape[1] for part in parts for tensor in part)
-    return parts, Choice(way, how, widths, -(-memory.bytes // len(parts[0][0])), judge)
+    return Choice(way, how, widths, -(-memory.bytes // len(parts[0][0])), judge)
 
 
 def _sample(problem: Problem, loop: Way, judge: Judge) -> tuple[list[int], Tensor]:

@@ -106,6 +106,17 @@ def full_precision() -> Iterator[None]:
             write(value)
 
 
+@contextmanager
+def computing(remedy: str, what: str) -> Iterator[None]:
+    """Full precision; and a device's lack of memory is an error that says what helps."""
+    try:
+        with full_precision():
+            yield
+    except torch.OutOfMemoryError as error:
+        fault = f"{what}: the device is out of memory: {remedy} ({str(error).splitlines()[0]})"
+        raise MemoryError(fault) from error
+
+
 class Peak(TorchDispatchMode):
     """Most bytes in use at once by the tensors made in this context.
 

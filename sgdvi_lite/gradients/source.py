@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 
 from sgdvi_lite import _checks, nets
 from sgdvi_lite.gradients.choice import choose
-from sgdvi_lite.gradients.conditions import full_precision
+from sgdvi_lite.gradients.conditions import computing
 from sgdvi_lite.gradients.examples import Examples, leaves, take
 from sgdvi_lite.gradients.layers import Part, Rows, rows
 from sgdvi_lite.gradients.problem import Loss, Problem, check_finite, in_short
@@ -139,15 +139,10 @@ class Network(Source):
 
     @contextmanager
     def _conditions(self) -> Iterator[None]:
-        """In full precision, of the network as it was; and what is said if a device has too little memory."""
-        try:
-            with torch.inference_mode(False), full_precision(), self._problem.state.in_force():
-                yield
-        except torch.OutOfMemoryError as error:
-            raise MemoryError(
-                f"gradients of {self.N:,} examples, d = {self.d:,}: the device has too little memory; lower chunk, or "
-                f"free what else is on it ({in_short(error)})"
-            ) from error
+        """In full precision, of the network as it was."""
+        what, remedy = f"gradients of {self.N:,} examples, d = {self.d:,}", "lower chunk, or free what else is on it"
+        with torch.inference_mode(False), computing(remedy, what), self._problem.state.in_force():
+            yield
 
     def one_by_one(self, examples: list[int]) -> Tensor:
         """Gradients (n, d) of some examples, each by a pass of its own."""

@@ -546,7 +546,8 @@ def test_a_device_without_memory_is_an_error_with_advice(monkeypatch):
 
     source._choice = source._choice._replace(way=fails)
     with pytest.raises(
-        MemoryError, match=r"gradients of 24 examples, d = 18: .* lower chunk, .*\(CUDA out of memory\)"
+        MemoryError,
+        match=r"gradients of 24 examples, d = 18: .*: lower chunk, .*\(CUDA out of memory. Tried.*\)",
     ):
         next(source.parts())
 
