@@ -22,7 +22,8 @@ from sgdvi_lite import nets
 from sgdvi_lite.gradients import Loss
 from sgdvi_lite.sgd.contract import CHUNK, Engine, Settings
 
-Views = Iterator[tuple[np.ndarray, np.ndarray]]  # each parameter and its gradient, in order; a layer takes its own
+# Each parameter and its gradient, in order, of which a layer takes its own; what has a number a feature is a column
+Views = Iterator[tuple[np.ndarray, np.ndarray]]
 Block = tuple[nn.Linear, nn.BatchNorm1d | None]  # a linear layer, with its norm; but for the last a ReLU follows
 LETTERS = {nn.Flatten: "F", nn.Linear: "L", nn.BatchNorm1d: "B", nn.ReLU: "R"}
 
@@ -63,10 +64,9 @@ class Layer:
         self.bias, self.dbias = next(views)
         self.below = below
         self.W_transposed = self.W.T
-        self.bias_column = self.bias[:, None]
         self.out, self.slope, self.work, self.zeros = (np.zeros((len(self.W), b), self.W.dtype) for _ in range(4))
-        self.share = np.full(b, 1 / b, self.W.dtype)
-        self.inverse = self.share[0]
+        self.share = np.full((b, 1), 1 / b, self.W.dtype)
+        self.inverse = self.share[0, 0]
 
     def end(self, n: int) -> None:
         """What is done once for the ``n`` steps of a chunk, after the last: nothing here."""
@@ -74,7 +74,7 @@ class Layer:
     def _affine(self, x: np.ndarray, out: np.ndarray) -> np.ndarray:
         """``W x + bias``; the input is kept for the way back."""
         self.x = x
-        return add(matmul(self.W, x, out=out), self.bias_column, out=out)
+        return add(matmul(self.W, x, out=out), self.bias, out=out)
 
     def _through_affine(self) -> None:
         matmul(self.slope, self.share, out=self.dbias)
@@ -113,24 +113,22 @@ class Normalised(Layer):
         self.beta, self.dbeta = next(views)
         self.norm = norm
         self.eps = self.W.dtype.type(norm.eps)
-        self.means, self.variances = np.zeros((2, chunk, len(self.W)), self.W.dtype)
+        self.means, self.variances = np.zeros((2, chunk, len(self.W), 1), self.W.dtype)
         self.Z = np.zeros_like(self.out)
         self.mean, self.r, self.s, self.c = (np.zeros_like(self.bias) for _ in range(4))
-        columns = (a[:, None] for a in (self.mean, self.s, self.c, self.beta, self.dbeta))
-        self.mean_column, self.s_column, self.c_column, self.beta_column, self.dbeta_column = columns
 
     def forward(self, x: np.ndarray, k: int) -> np.ndarray:
         """Output of the layer; notes mean and variance of the batch."""
         Z, out, r = self.Z, self.out, self.r
         self.x = x
         matmul(matmul(self.W, x, out=Z), self.share, out=self.mean)
-        Z -= self.mean_column
+        Z -= self.mean
         add(self.mean, self.bias, out=self.means[k])
         var = matmul(multiply(Z, Z, out=self.work), self.share, out=self.variances[k])
         reciprocal(sqrt(add(var, self.eps, out=r), out=r), out=r)
         multiply(r, self.gamma, out=self.s)
-        multiply(Z, self.s_column, out=out)
-        out += self.beta_column
+        multiply(Z, self.s, out=out)
+        out += self.beta
         return maximum(out, self.zeros, out=out)
 
     def backward(self, k: int) -> None:
@@ -142,9 +140,9 @@ class Normalised(Layer):
         matmul(multiply(slope, self.Z, out=work), self.share, out=dgamma)
         dgamma *= self.r
         multiply(dgamma, self.r, out=self.c)
-        slope -= multiply(self.Z, self.c_column, out=work)
-        slope -= self.dbeta_column
-        slope *= self.s_column
+        slope -= multiply(self.Z, self.c, out=work)
+        slope -= self.dbeta
+        slope *= self.s
         self._through_linear()
 
     def end(self, n: int) -> None:
@@ -153,7 +151,7 @@ class Normalised(Layer):
         fade = (norm.momentum * keep ** np.arange(n - 1, -1, -1.0)).astype(self.W.dtype)
         unbiased = b / (b - 1)
         for buffer, values, scale in ((norm.running_mean, self.means, 1), (norm.running_var, self.variances, unbiased)):
-            buffer.mul_(keep**n).add_(torch.from_numpy(scale * (fade @ values[:n])))
+            buffer.mul_(keep**n).add_(torch.from_numpy(scale * (fade @ values[:n, :, 0])))
         norm.num_batches_tracked += n
 
 
@@ -252,7 +250,7 @@ class FullyConnected(Engine):
 def _views(model: nn.Module, weights: Tensor, gradient: Tensor) -> Views:
     parameters = list(model.parameters())
     flat = (vector.split([p.numel() for p in parameters]) for vector in (weights, gradient))
-    return ((w.view_as(p).numpy(), g.view_as(p).numpy()) for p, w, g in zip(parameters, *flat, strict=True))
+    return ((w.view(len(p), -1).numpy(), g.view(len(p), -1).numpy()) for p, w, g in zip(parameters, *flat, strict=True))
 
 
 def _chain(parts: list[Block], views: Views, chunk: int, b: int) -> list[Layer]:
