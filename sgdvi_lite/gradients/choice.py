@@ -11,7 +11,7 @@ from sgdvi_lite import _checks
 from sgdvi_lite.gradients.conditions import Peak
 from sgdvi_lite.gradients.layers import layer_by_layer, rows
 from sgdvi_lite.gradients.problem import Problem, check_finite, in_short
-from sgdvi_lite.gradients.ways import Judge, Way, by_vmap
+from sgdvi_lite.gradients.ways import Tolerance, Way, by_vmap
 
 SAMPLE = 8  # examples by which a way is judged
 LARGEST_SAMPLE = 64  # where the gradient of some parameter is zero in all of those
@@ -28,28 +28,28 @@ class Choice(NamedTuple):
         As those of a source.
     bytes
         What each example in a chunk takes.
-    judge
-        Who compares it with the loop, or ``None`` for the loop itself.
+    tolerance
+        How far it may be from the loop, or ``None`` for the loop itself.
     """
 
     way: Way
     how: str
     widths: tuple[int, ...]
     bytes: int
-    judge: Judge | None
+    tolerance: Tolerance | None
 
 
 def choose(problem: Problem, loop: Way, single: bool) -> Choice:
     """The fastest way that can be trusted; the loop, if chunks of a ``single`` example are asked for."""
-    judge = Judge(problem.weights)
-    indices, exact = _sample(problem, loop, judge)
+    tolerance = Tolerance(problem.weights)
+    indices, exact = _sample(problem, loop, tolerance)
     examples = problem.take(torch.tensor(indices))
     reasons = _reasons(problem, exact, single)
     for name, make in () if reasons else (("layer by layer", layer_by_layer), ("vmap", by_vmap)):
         try:
             way = make(problem.model, problem.loss)
-            if judge.agree(rows(way(*examples)), exact):
-                return _measured(way, ", since ".join([name, *reasons]), examples, judge)
+            if tolerance.allows(rows(way(*examples)), exact):
+                return _measured(way, ", since ".join([name, *reasons]), examples, tolerance)
             reasons.append(f"{len(exact)} examples contradict it")
         except torch.OutOfMemoryError:
             raise
@@ -60,30 +60,30 @@ def choose(problem: Problem, loop: Way, single: bool) -> Choice:
     again = loop(*examples)[0].rows
     fault = f"model: two passes over example {indices[int((again - exact).abs().amax(1).argmax())]} give different "
     fault += "gradients; expected neither noise nor memory of earlier passes; call model.eval() first, or draw no "
-    _checks.require(judge.agree(again, exact), fault + "random numbers in it")
+    _checks.require(tolerance.allows(again, exact), fault + "random numbers in it")
     return _measured(loop, f"one by one, since {'; vmap: '.join(reasons)}", problem.take(slice(0, 1)), None)
 
 
-def _measured(way: Way, how: str, examples: tuple, judge: Judge | None) -> Choice:
+def _measured(way: Way, how: str, examples: tuple, tolerance: Tolerance | None) -> Choice:
     """The choice, and what it takes. In a pass of its own: torch computes some losses otherwise while it is watched."""
     with Peak() as memory:
         parts = way(*examples)
     widths = tuple(tensor.shape[1] for part in parts for tensor in part)
-    return Choice(way, how, widths, -(-memory.bytes // len(parts[0][0])), judge)
+    return Choice(way, how, widths, -(-memory.bytes // len(parts[0][0])), tolerance)
 
 
-def _sample(problem: Problem, loop: Way, judge: Judge) -> tuple[list[int], Tensor]:
+def _sample(problem: Problem, loop: Way, tolerance: Tolerance) -> tuple[list[int], Tensor]:
     """Examples and their gradients by the loop: the first, those of least and largest integers, others at random."""
     extremes = problem.extremes()
     depends = [problem.try_one(k) for k in extremes]
     others = torch.randperm(problem.N, generator=torch.Generator().manual_seed(0))[:LARGEST_SAMPLE].tolist()
     order, found = list(dict.fromkeys(extremes + others)), []
     for some in (order[:SAMPLE], order[SAMPLE:LARGEST_SAMPLE]):
-        if some and not judge.scale.all():
+        if some and not tolerance.scale.all():
             found.append(loop(*problem.take(torch.tensor(some)))[0].rows)
             for k, row in zip(some, found[-1], strict=True):
                 check_finite(row[None], k)
-            judge.see(found[-1])
+            tolerance.learn(found[-1])
     exact = torch.cat(found)
     fault = "loss: depends on no trainable weight; expected that it does; detach nothing, compute no part without grad"
     _checks.require(any(depends) or exact.any(), fault)

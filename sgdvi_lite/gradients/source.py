@@ -17,7 +17,7 @@ from sgdvi_lite.gradients.conditions import computing
 from sgdvi_lite.gradients.examples import Examples, leaves, take
 from sgdvi_lite.gradients.layers import Part, Rows, rows
 from sgdvi_lite.gradients.problem import Loss, Problem, check_finite, in_short
-from sgdvi_lite.gradients.ways import Judge, one_by_one
+from sgdvi_lite.gradients.ways import one_by_one
 
 CHUNK_BYTES = {"cpu": 32 * 2**20, "cuda": 512 * 2**20}
 """Default bound on the size of one chunk of gradients, in bytes: small enough for the caches, large enough to share
@@ -173,15 +173,15 @@ class Network(Source):
         """The gradients of ``n`` examples, unless something is wrong with them."""
         unchanged = [t._version for t in self.inputs] == self._versions
         _checks.require(unchanged, "x or y was changed in place after it was given; expected the same; give a copy")
-        judge = self._choice.judge
+        tolerance = self._choice.tolerance
         try:
             parts = self._choice.way(*self._problem.take(slice(start, start + n)))
             finite = torch.stack([part.witness() for part in parts]).isfinite().all()
-            if judge and finite and start >= self._due:
-                _checks.require(self._alone(parts, start, n, judge), "they are not those of each example alone")
+            if tolerance and finite and start >= self._due:
+                _checks.require(self._alone(parts, start, n), "they are not those of each example alone")
                 self._due = start + self._period
         except Exception as fault:
-            if judge is None or isinstance(fault, torch.OutOfMemoryError):
+            if tolerance is None or isinstance(fault, torch.OutOfMemoryError):
                 raise
             text = f"gradients {self.how.split(',')[0]}, from example {start} on: {in_short(fault)}, though a sample "
             text += "agreed; expected that examples do not see each other; give chunk=1, where each has its own pass"
@@ -190,13 +190,14 @@ class Network(Source):
             check_finite(rows(parts), start)
         return parts
 
-    def _alone(self, parts: list[Part], start: int, n: int, judge: Judge) -> bool:
+    def _alone(self, parts: list[Part], start: int, n: int) -> bool:
         """Whether one of these gradients is the same by the loop, and some are the same in other company."""
         picked = torch.randperm(n, generator=torch.Generator().manual_seed(start))[: 2 + n // SHARE]
         found = rows([type(part)(*(tensor[picked] for tensor in part)) for part in parts])
         x, y = self._problem.take(start + picked)
         alone = self._loop(take(x, slice(0, 1)), take(y, slice(0, 1)))[0].rows
-        return judge.agree(found[:1], alone) and judge.agree(rows(self._choice.way(x, y)), found)
+        way, allows = self._choice.way, self._choice.tolerance.allows
+        return allows(found[:1], alone) and allows(rows(way(x, y)), found)
 
 
 def chunks(

@@ -1,4 +1,4 @@
-"""The loop over examples, which is what per-example gradients mean; the faster way for any network; and who judges."""
+"""The loop over examples, which defines per-example gradients; a faster way; how far one may be from the other."""
 
 from __future__ import annotations
 
@@ -92,20 +92,20 @@ def by_vmap(model: nn.Module, loss: Loss) -> Way:
     return of_each
 
 
-class Judge:
-    """Compares gradients with those of the loop, each parameter by its own scale: the largest gradient seen of it."""
+class Tolerance:
+    """How far gradients may be from those of the loop, each parameter by its own scale: the largest seen of it."""
 
     def __init__(self, weights: list[nn.Parameter]):
         self._sizes = [p.numel() for p in weights]
         self.scale = torch.zeros(len(weights), dtype=weights[0].dtype, device=weights[0].device)
 
-    def see(self, exact: Tensor) -> None:
+    def learn(self, exact: Tensor) -> None:
         """Learn from gradients (n, d) by the loop how large they are."""
         self.scale = torch.maximum(self.scale, self._largest(exact))
 
-    def agree(self, found: Tensor, exact: Tensor) -> bool:
+    def allows(self, found: Tensor, exact: Tensor) -> bool:
         """Whether gradients (n, d) agree with those of the loop: up to half the digits, or up to rounding."""
-        self.see(exact)
+        self.learn(exact)
         eps = torch.finfo(exact.dtype).eps
         allowed = eps**0.5 * self.scale + ROUNDING * eps * self.scale.max()
         return bool((self._largest(found - exact) <= allowed).all())

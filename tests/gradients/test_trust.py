@@ -16,7 +16,7 @@ from torch.nn.functional import cross_entropy
 from sgdvi_lite import DiffusionMatrix, gradients
 from sgdvi_lite.gradients import choice
 from sgdvi_lite.gradients.conditions import Peak, full_precision
-from sgdvi_lite.gradients.ways import Judge
+from sgdvi_lite.gradients.ways import Tolerance
 
 # ---- what two examples, or one tolerance for all layers, would not see
 
@@ -86,7 +86,8 @@ def test_few_examples_that_see_others_are_found_in_other_company():
     assert source.how == "layer by layer" and source.chunk == 2000
     with pytest.raises(ValueError, match="from example 0 on: they are not those of each example alone"):
         list(source.parts())
-    source._choice.judge.agree = lambda found, exact: len(found) > 1 or Judge.agree(source._choice.judge, found, exact)
+    tolerance = source._choice.tolerance
+    tolerance.allows = lambda found, exact: len(found) > 1 or Tolerance.allows(tolerance, found, exact)
     list(source.parts())
 
 
@@ -100,11 +101,11 @@ def test_a_branch_that_leaves_a_layer_out_is_found_midway():
 
 def test_each_parameter_is_judged_by_its_own_scale():
     exact = torch.tensor([[1.0, 2.0, 3.0, 3e-7, -1e-7]], dtype=torch.float64)
-    judge, wrong = Judge([nn.Parameter(exact[0, :3]), nn.Parameter(exact[0, 3:])]), exact.clone()
+    tolerance, wrong = Tolerance([nn.Parameter(exact[0, :3]), nn.Parameter(exact[0, 3:])]), exact.clone()
     wrong[0, 3:] *= 1.96
-    assert judge.agree(exact * (1 + 1e-9), exact)
-    assert not judge.agree(wrong, exact)
-    assert not judge.agree(torch.full_like(exact, float("nan")), exact)
+    assert tolerance.allows(exact * (1 + 1e-9), exact)
+    assert not tolerance.allows(wrong, exact)
+    assert not tolerance.allows(torch.full_like(exact, float("nan")), exact)
 
 
 def test_a_gradient_that_is_zero_but_for_rounding_does_not_stop_the_fast_ways():

@@ -15,7 +15,7 @@ from sgdvi_lite import nets
 from sgdvi_lite.gradients import Loss
 from sgdvi_lite.gradients.conditions import State
 from sgdvi_lite.gradients.examples import integers
-from sgdvi_lite.gradients.ways import ROUNDING, Judge
+from sgdvi_lite.gradients.ways import ROUNDING, Tolerance
 from sgdvi_lite.sgd.contract import Settings
 from sgdvi_lite.sgd.engines.autograd import Autograd
 from sgdvi_lite.sgd.engines.fully_connected import FullyConnected, applies
@@ -40,7 +40,7 @@ def choose(model: nn.Module, loss: Loss, x: Tensor, y: Tensor, settings: Setting
         return Autograd
     eps, pairs = torch.finfo(x.dtype).eps, zip(others, rest, strict=True)
     same = all(torch.allclose(b.double(), a.double(), rtol=eps**0.5, atol=ROUNDING * eps) for a, b in pairs)
-    trusted = same and exact.any() and Judge(list(model.parameters())).agree(found, exact)
+    trusted = same and exact.any() and Tolerance(list(model.parameters())).allows(found, exact)
     return FullyConnected if trusted else Autograd
 
 
