@@ -114,16 +114,29 @@ def run(
     arrays, seconds = EXPERIMENTS[experiment].compute(chosen, dataset, partial, progress)
     if ranks.place()[0] > 0:
         return path
-    usual, told = asdict(PRESETS[experiment][preset]), asdict(chosen)
+    usual, told = asdict(PRESETS[experiment][preset]), asdict(chosen) | {"data": Path(chosen.data).name}
+    changed = {name: told[name] for name in usual if told[name] != usual[name]}
     note = {"preset": preset, "seed": chosen.seed, "data_sha256": dataset.sha256, "device": chosen.device}
     note |= {"wall_seconds": seconds, "experiment": experiment, "processes": ranks.place()[1]}
-    note["settings"] = told | {"data": Path(chosen.data).name}
-    note["changed_from_preset"] = [name for name in usual if told[name] != usual[name]]
+    note |= {"settings": told, "changed_from_preset": list(changed), "data_source": dataset.source}
+    note["command"] = " ".join([f"python -m sgdvi_lite run {experiment} --preset {preset}", *_options(changed)])
     results.save(path, arrays, results.provenance(**note))
     if not keep:
         shutil.rmtree(partial, ignore_errors=True)
     draw(results.load(path), path.with_suffix(".svg"))
     return path
+
+
+def _options(changed: dict) -> list[str]:
+    """Options of the command line for settings."""
+    options = []
+    for name, value in changed.items():
+        option, tupled = name.replace("_", "-"), isinstance(value, tuple)
+        if isinstance(value, bool):
+            options.append(f"--{option}" if value else f"--no-{option}")
+        else:
+            options.append(f"--{option} {','.join(map(str, value)) if tupled else value}")
+    return options
 
 
 def finished(path: Path) -> bool:
