@@ -81,7 +81,9 @@ class TrainingSettings:
     classes: tuple[int, ...] = setting((), "labels that are kept, all by default", labels, metavar="LABELS")
     outputs: int | None = setting(None, "outputs of the network, by default one for each label", whole(2))
     pixels: str = choice("standardised", "how pixels reach the network", PIXELS)
+    wrapped: bool = setting(False, "let bytes overflow, as in the authors' loader of small images", flag)
     dropout: float | None = setting(None, "rate of dropout, by default the network's own", real(_checks.not_negative))
+    input_dropout: float = setting(0.0, "rate of dropout of the pixels", real(_checks.not_negative))
     pool: int | None = setting(None, "average the images down to SIDE x SIDE pixels", whole(), metavar="SIDE")
     epochs: int = setting(10, "epochs of the training", whole())
     lr: float = setting(0.05, "learning rate; of spectrum, the initial one", real(_checks.positive))
@@ -105,6 +107,7 @@ class TrainingSettings:
     def prepared(self, dataset: data.Dataset) -> data.Dataset:
         """Keep the classes, pool the images if asked, and bring the pixels to the network's scale."""
         kept = data.class_subset(dataset, self.classes) if self.classes else dataset
+        kept = data.overflow(kept) if self.wrapped else kept
         pooled = kept if self.pool is None else data.average_pool(kept, self.pool, name="pool")
         return PIXELS[self.pixels](replace(pooled, classes=self.outputs or pooled.classes))
 
@@ -120,6 +123,7 @@ class TrainingSettings:
         model = nets.build(self.net, in_shape=shape, generator=generator, **layers)
         low = 1 + any(isinstance(layer, nn.BatchNorm1d) for layer in model.modules())  # which of one example is nothing
         _checks.count("batch_size", self.batch_size, low, len(dataset.x_train), "change --batch-size")
+        model = nn.Sequential(nn.Dropout(self.input_dropout), model) if self.input_dropout else model
         return model.to(self.device), generator
 
 
