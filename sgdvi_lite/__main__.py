@@ -62,9 +62,10 @@ def _option(kind: Any, default: Any, **option) -> dict:
     if kind is bool:
         return option | {"action": argparse.BooleanOptionalAction}
     kind = (*get_args(kind), kind)[0]  # int of tuple[int, ...] and of int | None
+    example = option.pop("example", default)
     if not isinstance(default, tuple):
         return option | {"type": kind}
-    example = "such as " + ",".join(f"{part:g}" for part in default)
+    example = "such as " + ",".join(f"{part:g}" if isinstance(part, float) else str(part) for part in example)
     expected = f"{option['metavar'].lower()} and commas, {example}"
     return option | {"help": f"{option['help']}, {example}", "type": partial(_numbers, kind, expected)}
 

@@ -4,7 +4,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 from matplotlib import rc_context
@@ -69,11 +69,10 @@ def settings(experiment: str, preset: str, **changes) -> Settings:
 def result_path(experiment: str, preset: str, chosen: Settings, folder: str | Path) -> Path:
     """File of a run: its name tells experiment, preset, network and data, and ends in a digest of all settings.
 
-    Where ``data`` is a file, its contents enter the digest, so that a changed file is never taken for the old one.
+    Those that are as usual do not enter the digest, so that a new one changes no name. Where ``data`` is a file, its
+    contents enter, so that a changed file is never taken for the old one.
     """
-    told = asdict(chosen)
-    if chosen.labels is None:  # which is how the names of results began, before there was this setting
-        del told["labels"]
+    told = {one.name: getattr(chosen, one.name) for one in fields(chosen) if getattr(chosen, one.name) != one.default}
     digest, file = hashlib.sha256(json.dumps(told, sort_keys=True).encode()), Path(chosen.data).expanduser()
     if is_file(chosen.data) and file.is_file():
         digest.update(file.read_bytes())

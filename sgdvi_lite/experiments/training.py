@@ -78,7 +78,9 @@ class TrainingSettings:
 
     data: str = setting("digits", "name of a data set, or a .npz with x_train, y_train, x_test, y_test")
     net: str = choice("small-fc", "the network", nets.NETWORKS)
-    classes: tuple[int, ...] = setting((), "labels that are kept, all by default", labels, metavar="LABELS")
+    classes: tuple[int, ...] = setting(
+        (), "labels that are kept, all by default", labels, metavar="LABELS", example=(0, 1)
+    )
     outputs: int | None = setting(None, "outputs of the network, by default one for each label", whole(2))
     pixels: str = choice("standardised", "how pixels reach the network", PIXELS)
     wrapped: bool = setting(False, "let bytes overflow, as in the authors' loader of small images", flag)

@@ -64,7 +64,7 @@ class SpectrumSettings(TrainingSettings):
         (0.2, 0.4, 1.0), "when D is computed, in parts of the training", _fractions, metavar="FRACTIONS"
     )
     anneal: bool = setting(True, "let the learning rate fall along a cosine, or not at all", flag)
-    also: tuple[str, ...] = setting((), "further matrices: calibrated, augmented", _views, metavar="NAMES")
+    also: tuple[str, ...] = setting((), "further matrices beside D", _views, metavar="NAMES", example=VIEWS)
     arithmetic: str = choice("float64", "of D; float32 keeps the leading eigenvalues", ["float64", "float32"])
 
     @property
