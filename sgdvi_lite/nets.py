@@ -1,4 +1,4 @@
-"""The paper's networks, with exactly its numbers of weights, their running statistics, and a flat view of the weights.
+"""The paper's networks, with exactly its numbers of weights, and a flat view of a network's parameters.
 
 The layouts are those of the longer version (arXiv 1710.11029, Sec. 4 and App. C): every convolution and linear layer
 has a bias, and all weights, those of batch-norm included, are counted in ``d``. The two networks with one hidden layer
