@@ -3,7 +3,7 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
@@ -162,6 +162,16 @@ def table(result: results.Result) -> Table:
     if result.provenance.get("experiment") == gpu_check.NAME:
         return gpu_check.table(result)
     return _made_by(result).table(result)
+
+
+def origins(paths: Iterable[Path]) -> Table:
+    """Return a table of saved results: commit, minutes, processor, where the data come from, and the command."""
+    rows = []
+    for path in paths:
+        note = results.load(path).provenance
+        told = (note.get(name, "not recorded") for name in ("data_source", "command"))  # as by earlier versions
+        rows.append((path.stem, note["commit"][:9], f"{note['wall_seconds'] / 60:.0f}", note["device"], *told))
+    return Table(("result", "commit", "minutes", "device", "data", "command"), rows, left=2)
 
 
 def draw(result: results.Result, path: Path | None = None) -> Figure:

@@ -166,6 +166,15 @@ def test_a_file_in_place_of_the_folder_is_refused_before_any_work(tmp_path, caps
 # ---- results
 
 
+def test_the_shipped_results_are_listed_with_what_makes_them_again(capsys):
+    assert main(["shipped"]) == 0
+    head, *lines = capsys.readouterr().out.splitlines()
+    assert head.split() == ["result", "commit", "minutes", "device", "data", "command"]
+    for path, line in zip(results.shipped(), lines, strict=True):
+        note = results.load(path).provenance
+        assert path.stem in line and note["commit"][:9] in line and note.get("command", "not recorded") in line
+
+
 @pytest.fixture(scope="module")
 def first(tmp_path_factory):
     folder = tmp_path_factory.mktemp("first")
