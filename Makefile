@@ -7,7 +7,7 @@ SITE   := _build/html
 PORT   ?= 8000
 
 .DEFAULT_GOAL := help
-.PHONY: help book test check serve gpu bench clean distclean
+.PHONY: help book test check serve gpu bench results clean distclean
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | awk -F '\t' '{ printf "  make %-10s %s\n", $$1, $$2 }'
@@ -44,6 +44,9 @@ serve: book ## show the site on http://localhost:8000 (another port: PORT=8001)
 gpu: $(STAMP) ## check the GPU of this machine, in a few minutes; where there is none it says so
 	$(BIN)/python -m sgdvi_lite gpu-check
 	$(BIN)/python -m pytest tests/devices -m gpu
+
+results: $(STAMP) ## list the saved runs: commit, minutes, source of the data, and the command that makes each again
+	$(BIN)/python -m sgdvi_lite shipped
 
 # The last two of the peers ask for torchvision, which would replace torch, and do not need it here.
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet

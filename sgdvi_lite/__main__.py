@@ -1,4 +1,4 @@
-"""Command line: ``python -m sgdvi_lite list``, ``run EXPERIMENT``, ``show RESULT``, ``gpu-check``."""
+"""Command line: ``python -m sgdvi_lite list``, ``run EXPERIMENT``, ``show RESULT``, ``shipped``, ``gpu-check``."""
 
 import argparse
 import json
@@ -27,6 +27,7 @@ def parser() -> argparse.ArgumentParser:
     lister.add_argument("--out", default=DEFAULT_FOLDER, help="folder of the results (default: %(default)s)")
     shower = commands.add_parser("show", help="print the table and the provenance of a saved result")
     shower.add_argument("result", help="file of the result")
+    commands.add_parser("shipped", help="list the results that come with the book, and what makes them again")
     checker = commands.add_parser("gpu-check", help="check the GPU here, in a few minutes")
     checker.add_argument("--data", dest="dataset", help="images, as of run (default: random ones)")
     checker.add_argument("--examples", type=int, default=50_000, help="number of examples of D (default: %(default)s)")
@@ -60,9 +61,10 @@ def _option(kind: Any, default: Any, **option) -> dict:
     if kind is bool:
         return option | {"action": argparse.BooleanOptionalAction}
     kind = (*get_args(kind), kind)[0]  # int of tuple[int, ...] and of int | None
+    example = option.pop("example", default)
     if not isinstance(default, tuple):
         return option | {"type": kind}
-    example = "such as " + ",".join(f"{part:g}" for part in default)
+    example = "such as " + ",".join(f"{part:g}" if isinstance(part, float) else str(part) for part in example)
     expected = f"{option['metavar'].lower()} and commas, {example}"
     return option | {"help": f"{option['help']}, {example}", "type": partial(_numbers, kind, expected)}
 
@@ -107,6 +109,10 @@ def _show(*, result: str) -> None:
     print(registry.table(saved), json.dumps(saved.provenance, indent=2), sep="\n\n")
 
 
+def _shipped() -> None:
+    print(registry.origins(results.shipped()))
+
+
 # What torch says where there is no memory left, on a GPU and on a CPU
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
 
@@ -115,7 +121,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command line and return its exit status: 0, 1 if a GPU is wrong, or 2 after an error in what is given."""
     args = vars(parser().parse_args(argv))
     try:
-        commands = {"run": _run, "list": _list, "show": _show, "gpu-check": _gpu_check}
+        commands = {"run": _run, "list": _list, "show": _show, "shipped": _shipped, "gpu-check": _gpu_check}
         return commands[args.pop("command")](**args) or 0
     except (ValueError, TypeError, OSError, FloatingPointError, MemoryError, LimitError) as error:
         return _fault(error)

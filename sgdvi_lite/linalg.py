@@ -133,6 +133,31 @@ def mean_and_std(trace: float, frobenius: float, d: int) -> tuple[float, float]:
     return mean, max(frobenius**2 / d - mean**2, 0.0) ** 0.5
 
 
+def clipped_mean_and_std(spectrum: Float[Tensor, " n"], d: int, eps: float) -> tuple[float, float]:
+    """Mean and standard deviation of all ``d`` eigenvalues, those below :func:`rank_threshold` raised to it.
+
+    The captions of the paper print these: the authors' code clips the eigenvalues from below before it averages (see
+    chapter 9). The mean is then little more than the threshold, ``lambda_max d eps``, whatever the matrix.
+
+    Parameters
+    ----------
+    spectrum, d, eps
+        As in :func:`numerical_rank`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sgdvi_lite import linalg
+    >>> linalg.clipped_mean_and_std(torch.tensor([8.0, 1.0]), d=4, eps=1 / 16)  # 8, 2, 2, 2
+    (3.5, 2.598076211353316)
+    """
+    spectrum = _spectrum(spectrum).double()
+    _checks.count("d", d, low=len(spectrum))
+    level = rank_threshold(spectrum.max().item(), d, _checks.positive("eps", eps))
+    clipped = torch.cat([spectrum.clamp_min(level), spectrum.new_full((d - len(spectrum),), level)])
+    return clipped.mean().item(), clipped.std(correction=0).item()
+
+
 def marchenko_pastur(N: int, d: int) -> Float64[Tensor, " n"]:
     """Expected spectrum of isotropic noise: the min(N, d) non-zero eigenvalues of the covariance of N gradients.
 

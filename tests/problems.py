@@ -13,10 +13,19 @@ SHAPES = {
     "small-lenet": (1, 28, 28),
     "small-fc": (1, 7, 7),
     "tiny-fc": (1, 7, 7),
+    "small-one-fc": (1, 7, 7),
+    "tiny-one-fc": (1, 7, 7),
     "small-allcnn": (3, 32, 32),
 }
-CLASSES = {"small-lenet": 10, "small-fc": 10, "tiny-fc": 5, "small-allcnn": 10}
-WEIGHTS = {"small-lenet": 13_338, "small-fc": 8_266, "tiny-fc": 1_221, "small-allcnn": 26_982}
+CLASSES = dict.fromkeys(SHAPES, 10) | {"tiny-fc": 5, "tiny-one-fc": 4}
+WEIGHTS = {
+    "small-lenet": 13_338,
+    "small-fc": 8_266,
+    "tiny-fc": 1_221,
+    "small-one-fc": 3_978,
+    "tiny-one-fc": 900,
+    "small-allcnn": 26_982,
+}
 
 
 @pytest.fixture

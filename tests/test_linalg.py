@@ -1,5 +1,6 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -137,3 +138,12 @@ def test_negative_rounding_of_a_float32_covariance_is_no_fault(backend):
         G = torch.randn(30, 50, generator=generator(seed)) * torch.logspace(0, -9, 50)
         exact = linalg.numerical_rank(torch.linalg.svdvals((G - G.mean(0)).double()).square(), 50, 1.2e-7)
         assert abs(DiffusionMatrix.from_gradients(G, backend).rank() - exact) <= 1
+
+
+@pytest.mark.parametrize("d", [5, 60])
+def test_clipped_moments_are_those_of_the_whole_list(d):
+    spectrum = torch.tensor([3.0, 1.0, 0.02, 1e-4, 0.0], dtype=torch.float64)
+    full = np.zeros(d)
+    full[:5] = spectrum
+    clipped = np.clip(full, 3.0 * d * 1e-3, None)
+    assert linalg.clipped_mean_and_std(spectrum, d, 1e-3) == pytest.approx((clipped.mean(), clipped.std()), rel=1e-12)

@@ -8,6 +8,7 @@ from torch.nn.functional import cross_entropy
 from sgdvi_lite import DiffusionMatrix, gradients, nets
 
 NORM_WEIGHTS = {"small-lenet": 304, "small-fc": 256, "tiny-fc": 64, "small-allcnn": 332}
+NORM_WEIGHTS |= {"small-one-fc": 128, "tiny-one-fc": 32}
 """Weights of the layers that normalise: two a channel."""
 NORM_LAYERS = {"batch": nn.BatchNorm1d | nn.BatchNorm2d, "group": nn.GroupNorm}
 
@@ -136,3 +137,70 @@ def test_labels_are_one_for_each_example_and_weights_are_real():
             nets.error_rate(model, torch.zeros(3, 2), y)
     with pytest.raises(ValueError, match="vector is complex: expected real weights"):
         nets.set_flat_parameters(model, torch.zeros(6, dtype=torch.complex64))
+
+
+# ---- running statistics
+
+
+def test_calibrated_statistics_are_those_of_the_whole_set_in_training_mode():
+    """By hand, layer by layer: in one batch the network in evaluation mode is then the one in training mode."""
+    model, x = built("small-lenet", "batch").double(), examples("small-lenet", 40)[0]
+    for layer in layers(model, nn.Dropout):
+        layer.p = 0.5
+    global_state = torch.random.get_rng_state()
+    assert nets.calibrate(model.eval(), x) is model and not any(m.training for m in model.modules())
+    assert torch.equal(torch.random.get_rng_state(), global_state)
+    assert all(layer.momentum == 0.1 for layer in layers(model, nn.BatchNorm2d))
+    h = x
+    for layer in [m for m in model.modules() if not isinstance(m, nn.Sequential | nn.Dropout)]:
+        if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
+            axes = [0, *range(2, h.ndim)]
+            assert torch.allclose(layer.running_mean, h.mean(axes), rtol=0, atol=1e-12)
+            assert torch.allclose(layer.running_var, h.var(axes), rtol=1e-12)
+            shape = [1, -1] + [1] * (h.ndim - 2)
+            spread = (h.var(axes, correction=0) + layer.eps).sqrt().view(shape)
+            h = (h - h.mean(axes).view(shape)) / spread * layer.weight.view(shape) + layer.bias.view(shape)
+        else:
+            h = layer(h)
+
+
+def test_statistics_of_several_batches_count_alike_and_old_ones_not_at_all():
+    layer = nn.BatchNorm1d(1)
+    layer.running_mean.fill_(1e6)
+    x = torch.tensor([[1.0], [3.0], [5.0], [9.0]])
+    assert nets.calibrate(layer, x, batch_size=2).running_mean.item() == 4.5 and layer.running_var.item() == 5
+    assert layer.training and nets.calibrate(layer, x.numpy()).running_var.item() == pytest.approx(35 / 3)
+
+
+def test_a_mode_of_its_own_and_the_momentum_come_back_after_an_error():
+    model = nn.Sequential(nn.BatchNorm1d(2), nn.Dropout(0.3).eval(), nn.Linear(3, 1))
+    with pytest.raises(RuntimeError):
+        nets.calibrate(model, torch.ones(4, 2))
+    assert [m.training for m in model] == [True, False, True] and model[0].momentum == 0.1
+
+
+@pytest.mark.parametrize(
+    ("model", "x", "message"),
+    [
+        (nn.Linear(2, 2), torch.ones(4, 2), "model has no layer with running statistics: expected batch-norm"),
+        (nn.GroupNorm(1, 2), torch.ones(4, 2), "model has no layer with running statistics"),
+        (nn.BatchNorm1d(2, track_running_stats=False), torch.ones(4, 2), "model has no layer with running statistics"),
+        (nn.BatchNorm1d(2), torch.ones(1, 2), r"x has shape \(1, 2\): expected \(N, ...\) with N >= 2"),
+        (nn.BatchNorm1d(2), torch.ones(0, 2), "x has shape"),
+        (nn.BatchNorm1d(2), torch.tensor(1.0), "x has shape"),
+    ],
+)
+def test_what_cannot_be_calibrated(model, x, message):
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(ValueError, match=message):
+        nets.calibrate(model, x)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_the_rate_of_dropout_is_chosen_where_there_is_one():
+    shape = {"in_shape": (3, 32, 32), "classes": 10, "generator": generator()}
+    assert {m.p for m in layers(nets.build("small-allcnn", **shape, dropout=0.5), nn.Dropout)} == {0.5}
+    assert {m.p for m in layers(nets.build("small-allcnn", **shape), nn.Dropout)} == {nets.DROPOUT}
+    for name, rate in (("small-fc", 0.1), ("small-allcnn", 1.0), ("small-allcnn", -0.1)):
+        with pytest.raises(ValueError, match=f"dropout = {rate}: expected"):
+            nets.build(name, **shape, dropout=rate)

@@ -5,6 +5,17 @@ and then applied to both parts.
 """
 
 from sgdvi_lite.data.dataset import NAMES, Dataset, load
-from sgdvi_lite.data.preprocessing import augment, average_pool, class_subset, first, gcn_zca, standardise
+from sgdvi_lite.data.preprocessing import augment, average_pool, class_subset, first, gcn_zca, overflow, standardise
 
-__all__ = ["NAMES", "Dataset", "augment", "average_pool", "class_subset", "first", "gcn_zca", "load", "standardise"]
+__all__ = [
+    "NAMES",
+    "Dataset",
+    "augment",
+    "average_pool",
+    "class_subset",
+    "first",
+    "gcn_zca",
+    "load",
+    "overflow",
+    "standardise",
+]

@@ -25,8 +25,8 @@ def digits() -> dict[str, np.ndarray]:
     return dict(zip(ARRAYS, (images[train], labels[train], images[test], labels[test]), strict=True))
 
 
-def read_npz(path: Path) -> dict[str, np.ndarray]:
-    """Read the four arrays of an ``.npz``, without unpickling.
+def read_npz(path: Path) -> tuple[dict[str, np.ndarray], str]:
+    """Read the four arrays of an ``.npz``, without unpickling, and the text ``source`` if there is one.
 
     Raises
     ------
@@ -41,10 +41,10 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
         with np.load(path, allow_pickle=False) as file:
             missing, there = [name for name in ARRAYS if name not in file.files], sorted(file.files) or ["none"]
             _checks.require(not missing, f"no array {', '.join(missing)} among {', '.join(there)}")
-            arrays = {name: file[name] for name in ARRAYS}
+            arrays, source = {name: file[name] for name in ARRAYS}, str(file["source"]) if "source" in file else ""
         strange = [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]
         _checks.require(not strange, f"{', '.join(strange)} in it is no array of NumPy")
-        return arrays
+        return arrays, source
     except (OSError, MemoryError):
         raise
     except Exception as error:  # zipfile, zlib and NumPy have a dozen for damaged files

@@ -23,7 +23,8 @@ class Dataset:
     """Images and labels, for training and for testing.
 
     ``x_train`` and ``x_test`` are images (examples, channels, height, width), ``y_train`` and ``y_test`` their labels
-    in 0, ..., ``classes`` - 1. ``sha256`` identifies the arrays as they were loaded, before any preprocessing.
+    in 0, ..., ``classes`` - 1. ``sha256`` identifies the arrays as they were loaded, before any preprocessing, and
+    ``source`` says where they come from, as far as it is known.
 
     Raises
     ------
@@ -39,6 +40,7 @@ class Dataset:
     y_test: Int64[Tensor, " _"]
     classes: int
     sha256: str
+    source: str = ""
 
     def __post_init__(self):
         """Refuse data that would fail later, or would train without a sign of the mistake."""
@@ -84,8 +86,8 @@ def load(
     name_or_path
         ``digits`` (8 x 8, comes with scikit-learn; a stratified fifth is the test set), ``mnist``, ``cifar10`` or
         ``cifar100`` (downloaded once), or the path of an ``.npz`` with the arrays ``x_train``, ``y_train``,
-        ``x_test``, ``y_test``. Its images are (N, h, w), (N, c, h, w) or (N, h, w, c) with 1 or 3 channels, as bytes
-        or as floats in [0, 1]; its labels are integers from 0 without a gap.
+        ``x_test``, ``y_test``, and perhaps a text ``source``. Its images are (N, h, w), (N, c, h, w) or (N, h, w, c)
+        with 1 or 3 channels, as bytes or as floats in [0, 1]; its labels are integers from 0 without a gap.
     cache
         Folder for downloads; by default the environment variable ``SGDVI_CACHE``, else the user's cache folder.
     progress
@@ -118,18 +120,18 @@ def load(
     _checks.argument("dtype", dtype, floating, "a floating-point type such as torch.float32")
     _checks.argument("labels", repr(labels), labels in (None, "compact"), "'compact', or None to leave them")
     if is_file(name):
-        arrays = read_npz(Path(name).expanduser())
+        arrays, source = read_npz(Path(name).expanduser())
     elif name == "digits":
-        arrays = digits()
+        arrays, source = digits(), "scikit-learn"
     else:
         _checks.one_of("name_or_path", name, (*NAMES, "PATH.npz"))
         folder = Path(cache or os.environ.get("SGDVI_CACHE") or pooch.os_cache("sgdvi")).expanduser()
-        arrays = sources.fetch(name, folder, progress)
+        arrays, source = sources.fetch(name, folder, progress), sources.SOURCES[name].mirrors[0]
     arrays = canonical(arrays)
     arrays = arrays if name in sources.SOURCES else numbered(arrays, labels == "compact")
     classes = sources.SOURCES[name].classes if name in sources.SOURCES else int(arrays["y_train"].max(initial=0)) + 1
     tensors = {k: _scaled(k, a, dtype) if k[0] == "x" else torch.tensor(a) for k, a in arrays.items()}
-    return Dataset(name=Path(name).stem, classes=classes, sha256=sha256(arrays), **tensors)
+    return Dataset(name=Path(name).stem, classes=classes, sha256=sha256(arrays), source=source, **tensors)
 
 
 def is_file(name: str) -> bool:

@@ -51,6 +51,23 @@ def class_subset(dataset: Dataset, classes: Sequence[int]) -> Dataset:
     return replace(dataset, classes=len(classes), **parts)
 
 
+def overflow(dataset: Dataset) -> Dataset:
+    """Multiply the bytes of the images by 255, modulo 256: what is left of a digit is its outline.
+
+    This happens to floats in [0, 255] that ``torchvision.transforms.ToPILImage`` takes for floats in [0, 1] and turns
+    into bytes; the authors' code (loader.py and prob_current.py, commit d84c225) gives it such. See chapter 9.
+
+    Examples
+    --------
+    >>> from sgdvi_lite import data
+    >>> digits = data.load("digits")
+    >>> pixels = data.overflow(digits).x_train
+    >>> bool(((pixels == 0) == (digits.x_train == 0)).all()), round(255 * pixels[digits.x_train == 1].max().item())
+    (True, 1)
+    """
+    return _map(dataset, lambda x: x.mul(255).round_().mul_(255).remainder_(256).div_(255))
+
+
 def average_pool(dataset: Dataset, size: int, *, name: str = "size") -> Dataset:
     """Shrink the images to ``size`` x ``size`` pixels, each the mean of a rectangle; from 28 to 7, of 4 x 4 pixels.
 

@@ -4,8 +4,8 @@ import hashlib
 import json
 import shutil
 import warnings
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 from matplotlib import rc_context
@@ -70,11 +70,10 @@ def settings(experiment: str, preset: str, **changes) -> Settings:
 def result_path(experiment: str, preset: str, chosen: Settings, folder: str | Path) -> Path:
     """File of a run: its name tells experiment, preset, network and data, and ends in a digest of all settings.
 
-    Where ``data`` is a file, its contents enter the digest, so that a changed file is never taken for the old one.
+    Those that are as usual do not enter the digest, so that a new one changes no name. Where ``data`` is a file, its
+    contents enter, so that a changed file is never taken for the old one.
     """
-    told = asdict(chosen)
-    if chosen.labels is None:  # which is how the names of results began, before there was this setting
-        del told["labels"]
+    told = {one.name: getattr(chosen, one.name) for one in fields(chosen) if getattr(chosen, one.name) != one.default}
     digest, file = hashlib.sha256(json.dumps(told, sort_keys=True).encode()), Path(chosen.data).expanduser()
     if is_file(chosen.data) and file.is_file():
         digest.update(file.read_bytes())
@@ -115,16 +114,29 @@ def run(
     arrays, seconds = EXPERIMENTS[experiment].compute(chosen, dataset, partial, progress)
     if ranks.place()[0] > 0:
         return path
-    usual, told = asdict(PRESETS[experiment][preset]), asdict(chosen)
+    usual, told = asdict(PRESETS[experiment][preset]), asdict(chosen) | {"data": Path(chosen.data).name}
+    changed = {name: told[name] for name in usual if told[name] != usual[name]}
     note = {"preset": preset, "seed": chosen.seed, "data_sha256": dataset.sha256, "device": chosen.device}
     note |= {"wall_seconds": seconds, "experiment": experiment, "processes": ranks.place()[1]}
-    note["settings"] = told | {"data": Path(chosen.data).name}
-    note["changed_from_preset"] = [name for name in usual if told[name] != usual[name]]
+    note |= {"settings": told, "changed_from_preset": list(changed), "data_source": dataset.source}
+    note["command"] = " ".join([f"python -m sgdvi_lite run {experiment} --preset {preset}", *_options(changed)])
     results.save(path, arrays, results.provenance(**note))
     if not keep:
         shutil.rmtree(partial, ignore_errors=True)
     draw(results.load(path), path.with_suffix(".svg"))
     return path
+
+
+def _options(changed: dict) -> list[str]:
+    """Options of the command line for settings."""
+    options = []
+    for name, value in changed.items():
+        option, tupled = name.replace("_", "-"), isinstance(value, tuple)
+        if isinstance(value, bool):
+            options.append(f"--{option}" if value else f"--no-{option}")
+        else:
+            options.append(f"--{option} {','.join(map(str, value)) if tupled else value}")
+    return options
 
 
 def finished(path: Path) -> bool:
@@ -154,6 +166,16 @@ def table(result: results.Result) -> Table:
     if result.provenance.get("experiment") == gpu_check.NAME:
         return gpu_check.table(result)
     return _made_by(result).table(result)
+
+
+def origins(paths: Iterable[Path]) -> Table:
+    """Return a table of saved results: commit, minutes, processor, where the data come from, and the command."""
+    rows = []
+    for path in paths:
+        note = results.load(path).provenance
+        told = (note.get(name, "not recorded") for name in ("data_source", "command"))  # as by earlier versions
+        rows.append((path.stem, note["commit"][:9], f"{note['wall_seconds'] / 60:.0f}", note["device"], *told))
+    return Table(("result", "commit", "minutes", "device", "data", "command"), rows, left=2)
 
 
 def draw(result: results.Result, path: Path | None = None) -> Figure:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -37,6 +38,13 @@ def choice(default: str | None, text: str, names: Iterable[str]) -> Any:
     return setting(default, text, partial(_checks.one_of, allowed=tuple(names)), choices=tuple(names))
 
 
+def labels(name: str, value: Any) -> tuple[int, ...]:
+    """A check of labels that are kept."""
+    found = tuple(_checks.count(name, label, low=0) for label in np.ravel(value).tolist())
+    _checks.argument(name, found, len(found) != 1, "at least two labels, or none to keep all")
+    return found
+
+
 def flag(name: str, value: Any) -> bool:
     """A check of what is true or false."""
     _checks.argument(name, repr(value), value in (True, False), "True or False")
@@ -48,20 +56,41 @@ def real(check: Check) -> Check:
     return lambda name, value: float(check(name, value))
 
 
+# How pixels reach the network; they are loaded in [0, 1]
+PIXELS: dict[str, Callable[[data.Dataset], data.Dataset]] = {
+    "standardised": data.standardise,
+    "whitened": data.gcn_zca,
+    "unit": lambda dataset: dataset,
+    "bytes": lambda dataset: replace(dataset, x_train=255 * dataset.x_train, x_test=255 * dataset.x_test),
+}
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainingSettings:
     """Settings of every experiment; each adds its own. They enter the digest in the name of a result.
 
-    ``data`` is a name or an ``.npz`` (see :func:`sgdvi_lite.data.load`), ``pool`` the side to which its images are
-    averaged.
+    ``data`` is a name or an ``.npz`` (see :func:`sgdvi_lite.data.load`), of which the images of some ``classes`` are
+    kept (all, if it is empty), ``pool`` the side to which they are averaged. The pixels are standardised, contrast-
+    normalised and ZCA-whitened, or left in [0, 1] (``unit``) or [0, 255] (``bytes``). Momentum and weight decay are as
+    in :class:`torch.optim.SGD`.
     """
 
     data: str = setting("digits", "name of a data set, or a .npz with x_train, y_train, x_test, y_test")
     net: str = choice("small-fc", "the network", nets.NETWORKS)
+    classes: tuple[int, ...] = setting(
+        (), "labels that are kept, all by default", labels, metavar="LABELS", example=(0, 1)
+    )
+    outputs: int | None = setting(None, "outputs of the network, by default one for each label", whole(2))
+    pixels: str = choice("standardised", "how pixels reach the network", PIXELS)
+    wrapped: bool = setting(False, "let bytes overflow, as in the authors' loader of small images", flag)
+    dropout: float | None = setting(None, "rate of dropout, by default the network's own", real(_checks.not_negative))
+    input_dropout: float = setting(0.0, "rate of dropout of the pixels", real(_checks.not_negative))
     pool: int | None = setting(None, "average the images down to SIDE x SIDE pixels", whole(), metavar="SIDE")
     epochs: int = setting(10, "epochs of the training", whole())
     lr: float = setting(0.05, "learning rate; of spectrum, the initial one", real(_checks.positive))
     momentum: float = setting(0.9, "momentum in [0, 1)", real(lambda name, value: _checks.momentum(value, False)))
+    nesterov: bool = setting(True, "Nesterov's momentum, or the plain one", flag)
+    weight_decay: float = setting(0.0, "weight decay, at least 0", real(_checks.not_negative))
     batch_size: int = setting(64, "examples in a batch", whole())
     seed: int = setting(0, "seed of the weights, the batches and whatever else is random", whole(0, 2**63 - 1))
     device: str = setting("cpu", "cpu, cuda, cuda:1, ...")
@@ -73,24 +102,29 @@ class TrainingSettings:
             check, value = one.metadata.get("check"), getattr(self, one.name)
             if check and not (value is None is one.default):
                 object.__setattr__(self, one.name, check(one.name, value))
+        _checks.momentum(self.momentum, self.nesterov)
         _checks.device(self.device)
 
     def prepared(self, dataset: data.Dataset) -> data.Dataset:
-        """Pool the images if asked, and standardise them."""
-        return data.standardise(self.pooled(dataset))
+        """Keep the classes, pool the images if asked, and bring the pixels to the network's scale."""
+        kept = data.class_subset(dataset, self.classes) if self.classes else dataset
+        kept = data.overflow(kept) if self.wrapped else kept
+        pooled = kept if self.pool is None else data.average_pool(kept, self.pool, name="pool")
+        return PIXELS[self.pixels](replace(pooled, classes=self.outputs or pooled.classes))
 
-    def pooled(self, dataset: data.Dataset) -> data.Dataset:
-        """Pool the images if asked."""
-        return dataset if self.pool is None else data.average_pool(dataset, self.pool, name="pool")
+    def network(self, dataset: data.Dataset, **layers) -> tuple[nn.Module, torch.Generator]:
+        """The network as it is before the first step, and the generator that drew it and will draw the batches.
 
-    def network(self, dataset: data.Dataset, norm: str | None = "batch") -> tuple[nn.Module, torch.Generator]:
-        """The network as it is before the first step, and the generator that drew it and will draw the batches."""
+        ``layers`` are those options of :func:`sgdvi_lite.nets.build` that say which layers there are.
+        """
         _checks.argument("data", self.data, dataset.classes > 1, "at least two classes")
         generator = torch.Generator().manual_seed(self.seed)
         shape = tuple(dataset.x_train.shape[1:])
-        model = nets.build(self.net, in_shape=shape, classes=dataset.classes, generator=generator, norm=norm)
+        layers |= {"classes": dataset.classes, "dropout": self.dropout}
+        model = nets.build(self.net, in_shape=shape, generator=generator, **layers)
         low = 1 + any(isinstance(layer, nn.BatchNorm1d) for layer in model.modules())  # which of one example is nothing
         _checks.count("batch_size", self.batch_size, low, len(dataset.x_train), "change --batch-size")
+        model = nn.Sequential(nn.Dropout(self.input_dropout), model) if self.input_dropout else model
         return model.to(self.device), generator
 
 

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -195,3 +197,13 @@ def test_augmentation_shifts_and_mirrors_and_nothing_else():
         assert len(found) == 1
         moves.add(found[0])
     assert len(moves) == 6 and {m for *_, m in moves} == {0, 1}
+
+
+def test_overflow_is_what_unsigned_bytes_do():
+    """By NumPy's own bytes, for each of the 256 values."""
+    digits = data.load("digits")
+    x = torch.arange(256).float().view(1, 1, 16, 16) / 255
+    wide = replace(digits, x_train=x, y_train=digits.y_train[:1], x_test=x, y_test=digits.y_test[:1])
+    by_bytes = np.arange(256, dtype=np.uint8) * np.uint8(255)
+    assert np.array_equal((255 * data.overflow(wide).x_train).round().flatten().numpy(), by_bytes)
+    assert torch.equal(wide.x_train, x)

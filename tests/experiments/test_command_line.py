@@ -4,6 +4,7 @@ import contextlib
 import json
 import multiprocessing
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -117,11 +118,11 @@ CHECKS = {field.name: field.metadata["check"] for field in fields(SpectrumSettin
 
 def test_numbers_of_numpy_and_torch_are_those_of_python():
     """By the checks of the fields, as annotations are checked too where tests run."""
-    given = {"epochs": np.int64(5), "lr": torch.tensor(1), "instants": np.array([0.5, 1]), "whiten": np.True_}
-    plain = {"epochs": 5, "lr": 1.0, "instants": (0.5, 1.0), "whiten": True, "data": "my.npz"}
+    given = {"epochs": np.int64(5), "lr": torch.tensor(1), "instants": np.array([0.5, 1]), "anneal": np.True_}
+    plain = {"epochs": 5, "lr": 1.0, "instants": (0.5, 1.0), "anneal": True, "data": "my.npz"}
     found = {name: CHECKS[name](name, value) for name, value in (given | {"data": Path("my.npz")}).items()}
     assert found == plain and [type(found[name]) for name in plain] == [type(value) for value in plain.values()]
-    chosen = experiments.settings("spectrum", "lite", lr=1, momentum=0)
+    chosen = experiments.settings("spectrum", "lite", lr=1, momentum=0, nesterov=False)
     assert type(chosen.lr) is type(chosen.momentum) is float
 
 
@@ -132,13 +133,16 @@ def test_numbers_of_numpy_and_torch_are_those_of_python():
         ("epochs", 2.5, "an integer >= 1"),
         ("batch_size", "2", "an integer >= 1"),
         ("lr", "fast", "a finite number > 0"),
-        ("whiten", "yes", "True or False"),
+        ("anneal", "yes", "True or False"),
         ("pool", 1.0, "an integer >= 1"),
         ("net", 5, "one of small-lenet"),
+        ("pixels", "sharp", "one of standardised"),
+        ("also", ("mirrored",), "some of calibrated, augmented"),
+        ("classes", (3,), "at least two labels"),
     ],
 )
 def test_settings_of_other_types_are_refused(name, value, expected):
-    with pytest.raises((TypeError, ValueError), match=f"{name} = {value!r}: expected {expected}"):
+    with pytest.raises((TypeError, ValueError), match=re.escape(f"{name} = {value!r}: expected {expected}")):
         CHECKS[name](name, value)
 
 
@@ -160,6 +164,15 @@ def test_a_file_in_place_of_the_folder_is_refused_before_any_work(tmp_path, caps
 
 
 # ---- results
+
+
+def test_the_shipped_results_are_listed_with_what_makes_them_again(capsys):
+    assert main(["shipped"]) == 0
+    head, *lines = capsys.readouterr().out.splitlines()
+    assert head.split() == ["result", "commit", "minutes", "device", "data", "command"]
+    for path, line in zip(results.shipped(), lines, strict=True):
+        note = results.load(path).provenance
+        assert path.stem in line and note["commit"][:9] in line and note.get("command", "not recorded") in line
 
 
 @pytest.fixture(scope="module")

@@ -1,12 +1,16 @@
+import copy
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from problems import command, one_thread  # noqa: F401
+from references import autograd_gradients
+from torch.nn.functional import cross_entropy
 
-from sgdvi_lite import experiments, gradients, reports, results, sgd
+from sgdvi_lite import data, experiments, gradients, nets, reports, results, sgd
 from sgdvi_lite.__main__ import main
 from sgdvi_lite._storage import folder as storage
 from sgdvi_lite.experiments import registry
@@ -135,12 +139,11 @@ def test_different_settings_have_different_files(tmp_path):
 def test_the_names_of_results_stay_as_they_were(tmp_path):
     """Else a saved result would not be found again; a new setting of an experiment must not change them."""
     digests = {
-        "lite": "small-fc-digits-990730",
-        "paper-mnist-lenet": "small-lenet-mnist-0dbebe",
-        "paper-mnist-fc": "small-fc-mnist-0b4334",
-        "paper-cifar10": "small-allcnn-cifar10-eb27cf",
-        "paper-cifar10-augmented": "small-allcnn-cifar10-a196bf",
-        "paper-cifar100": "small-allcnn-cifar100-7b634e",
+        "lite": "small-fc-digits-44136f",
+        "paper-mnist-lenet": "small-lenet-mnist-98b3ba",
+        "paper-mnist-fc": "small-one-fc-mnist-00265c",
+        "paper-cifar10": "small-allcnn-cifar10-3fe60b",
+        "paper-cifar100": "small-allcnn-cifar100-aaf766",
     }
     for preset, end in digests.items():
         chosen = experiments.settings("spectrum", preset)
@@ -176,19 +179,62 @@ def test_the_instant_zero_is_the_initialisation():
     assert quick(instants=(0.0, 0.01, 1.0)).stops == [0, 1, 5]
 
 
-def test_an_augmented_and_whitened_run(tmp_path):
-    result = results.load(run(tmp_path, quick(augment=True, whiten=True, epochs=1, instants=(0.0, 1.0))))
-    assert result.arrays["epoch"].tolist() == [0, 1] and np.isfinite(result.arrays["eigenvalues"]).all()
-    plain = results.load(run(tmp_path, quick(whiten=True, epochs=1, instants=(0.0, 1.0))))
-    assert not np.allclose(result.arrays["trace"], plain.arrays["trace"])
+def test_a_whitened_run_with_other_views_of_the_same_weights(tmp_path):
+    """A view has arrays of its own; what is beside it does not change."""
+    few = {"pixels": "whitened", "epochs": 1, "instants": (0.0, 1.0)}
+    plain = results.load(run(tmp_path, quick(**few))).arrays
+    both = results.load(run(tmp_path, quick(**few, also=("calibrated", "augmented")))).arrays
+    assert all(np.array_equal(both[name], array) for name, array in plain.items())
+    for view in ("calibrated", "augmented"):
+        assert (both[f"{view}_eigenvalues"] >= 0).all() and not np.allclose(both[f"{view}_trace"], plain["trace"])
+    assert plain["train_error"][0] == pytest.approx(0.9, abs=0.05) and both["calibrated_trace"][0] > plain["trace"][0]
 
 
-@pytest.mark.parametrize("preset", experiments.PRESETS["spectrum"])
-def test_presets_of_the_paper_have_the_paper_s_networks(preset):
+def test_what_D_is_computed_of_is_the_loop_s_at_the_weights_of_a_run_by_hand(tmp_path):
+    """Trained by torch alone: other dropout, plain momentum, weight decay, a constant rate, two digits, ten outputs."""
+    chosen = quick(classes=(3, 8), outputs=10, pixels="unit", wrapped=True, input_dropout=0.2, anneal=False, epochs=2)
+    chosen = replace(chosen, nesterov=False, weight_decay=1e-3, instants=(1.0,), also=("calibrated",))
+    found = results.load(run(tmp_path, chosen)).arrays
+    raw = data.class_subset(data.load("digits"), (3, 8))
+    x = torch.nn.functional.avg_pool2d((255 * (255 * raw.x_train).round() % 256) / 255, 8 // chosen.pool)
+    generator = torch.Generator().manual_seed(0)
+    net = nets.build("tiny-fc", in_shape=x.shape[1:], classes=10, generator=generator)
+    model = torch.nn.Sequential(torch.nn.Dropout(0.2), net)
+    order = torch.randperm(len(x), generator=generator)[: chosen.examples]
+    optimizer = torch.optim.SGD(model.parameters(), lr=chosen.lr, momentum=chosen.momentum, weight_decay=1e-3)
+    for _ in range(2):
+        model.train()
+        torch.manual_seed(int(torch.randint(2**31, (), generator=generator)))
+        for index in sgd.batches(len(x), chosen.batch_size, "reshuffled", generator):
+            optimizer.zero_grad()
+            cross_entropy(model(x[index]), raw.y_train[index]).backward()
+            optimizer.step()
+    for view in ("", "calibrated_"):
+        G = autograd_gradients(
+            copy.deepcopy(model).double().eval(), cross_entropy, x[order].double(), raw.y_train[order]
+        )
+        assert found[f"{view}trace"][0] == pytest.approx((G - G.mean(0)).square().sum().item() / len(G), rel=1e-9)
+        nets.calibrate(model, x)
+
+
+def test_the_command_in_the_provenance_makes_the_same_file(tmp_path, capsys):
+    given = ["--classes", "0,1", "--outputs", "10", "--no-anneal", "--also", "augmented", "--pixels", "unit"]
+    assert main([*ARGUMENTS, *given, "--out", str(tmp_path)]) == 0
+    (saved,) = results.find(tmp_path)
+    note = results.load(saved).provenance
+    words = note["command"].split()
+    assert words[:3] == ["python", "-m", "sgdvi_lite"] and note["data_source"] == "scikit-learn"
+    capsys.readouterr()
+    assert main([*words[3:], "--out", str(tmp_path)]) == 0
+    assert f"already there: {saved}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("preset", [name for name in experiments.PRESETS["spectrum"] if name != "lite"])
+def test_presets_of_the_paper_follow_the_authors_code(preset):
     chosen = experiments.settings("spectrum", preset)
-    if preset != "lite":
-        assert chosen.examples == 60_000 and chosen.instants == (0.0, 0.2, 0.4, 1.0)
-        assert chosen.net == ("small-allcnn" if "cifar" in preset else "small-fc" if "fc" in preset else "small-lenet")
+    assert chosen.examples == 60_000 and chosen.stops == [11, 21, 50] and not chosen.nesterov and not chosen.anneal
+    assert chosen.net == ("small-allcnn" if "cifar" in preset else "small-one-fc" if "fc" in preset else "small-lenet")
+    assert chosen.weight_decay == (1e-4 if "cifar" in preset else 0)
 
 
 def test_the_error_rate_counts_wrong_labels():
@@ -226,7 +272,7 @@ def test_an_unknown_experiment_or_preset():
 
 
 def test_a_setting_of_another_experiment_is_refused():
-    with pytest.raises(ValueError, match="burn = 3: spectrum has no such setting; it has data, net, pool"):
+    with pytest.raises(ValueError, match="burn = 3: spectrum has no such setting; it has data, net, classes"):
         experiments.settings("spectrum", "lite", burn=3)
 
 
@@ -274,9 +320,10 @@ def test_the_command_line_has_an_option_with_a_text_for_each_setting(experiment,
 def test_options_that_had_none_are_taken(monkeypatch):
     chosen = []
     monkeypatch.setattr(registry, "run", lambda *a, **k: chosen.append(a[2]) or (_ for _ in ()).throw(ValueError))
-    given = ["--whiten", "--augment", "--instants", "0,0.5,1"]
-    assert main([*ARGUMENTS, *given]) == 2 and main([*ARGUMENTS, "--no-augment"]) == 2
-    assert chosen == [quick(whiten=True, augment=True, instants=(0.0, 0.5, 1.0)), quick()]
+    given = ["--pixels", "whitened", "--wrapped", "--also", "calibrated,augmented", "--instants", "0,0.5,1"]
+    assert main([*ARGUMENTS, *given]) == 2 and main([*ARGUMENTS, "--no-wrapped"]) == 2
+    views = ("calibrated", "augmented")
+    assert chosen == [quick(pixels="whitened", wrapped=True, also=views, instants=(0.0, 0.5, 1.0)), quick()]
 
 
 def test_instants_that_are_no_numbers(capsys):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from tqdm.auto import tqdm
 
@@ -31,24 +31,40 @@ def _fractions(name: str, value: object) -> tuple[float, ...]:
     return found
 
 
+def _views(name: str, value: object) -> tuple[str, ...]:
+    found = (value,) if isinstance(value, str) else tuple(value)
+    _checks.argument(name, found, set(found) <= set(VIEWS), f"some of {', '.join(VIEWS)}, or none")
+    return found
+
+
+# Of what D is computed beside the network and the examples as they are in training
+VIEWS = ("calibrated", "augmented")
+
+
 @dataclass(frozen=True, kw_only=True)
 class SpectrumSettings(TrainingSettings):
     """Settings of ``spectrum``: train a network, compute ``D`` at several instants of the training.
 
-    ``data`` is a name or an ``.npz`` (see :func:`sgdvi_lite.data.load`), ``pool`` the side to which its images are
-    averaged, ``examples`` the number of training examples over which ``D`` is computed (the first of a random order;
-    all, if there are fewer), ``instants`` fractions of the epochs. The learning rate falls to zero along a cosine. The
-    images are standardised or, with ``whiten``, contrast-normalised and ZCA-whitened; with ``augment`` they are shifted
-    and mirrored at random in training, and ``D`` is computed over one such copy of each. In ``arithmetic``
-    float64 all eigenvalues are computed; in float32 those above the rank's threshold, and the others are zero.
+    ``examples`` is the number of training examples over which ``D`` is computed (the first of a random order; all, if
+    there are fewer), ``instants`` are fractions of the epochs. With ``anneal`` the learning rate falls to zero along a
+    cosine. ``also`` names further matrices, whose arrays begin with that name: ``calibrated``, with the running
+    statistics of :func:`sgdvi_lite.nets.calibrate`, and ``augmented``, over a shifted and mirrored copy of each
+    example. In ``arithmetic`` float64 all eigenvalues are computed; in float32 those above the rank's threshold, and
+    the others are zero.
+
+    The presets of the paper follow the authors' code (github.com/pratikac/grad-info) as it was when the runs of the
+    figures were made: pixels, networks, two digits for small-fc, dropout of the pixels of CIFAR, weight decay, plain
+    momentum, batches of 128, checkpoints after the epochs 11, 21 and 50, running statistics as training leaves them,
+    all examples in D. A command line could have changed the learning rate, 0.1 there, and its schedule, constant there
+    and annealed in the text.
     """
 
     examples: int = setting(2000, "number of training examples over which D is computed", whole(2))
     instants: tuple[float, ...] = setting(
         (0.2, 0.4, 1.0), "when D is computed, in parts of the training", _fractions, metavar="FRACTIONS"
     )
-    whiten: bool = setting(False, "whiten the images (ZCA), or standardise them", flag)
-    augment: bool = setting(False, "shift and mirror the images at random in training", flag)
+    anneal: bool = setting(True, "let the learning rate fall along a cosine, or not at all", flag)
+    also: tuple[str, ...] = setting((), "further matrices beside D", _views, metavar="NAMES", example=VIEWS)
     arithmetic: str = choice("float64", "of D; float32 keeps the leading eigenvalues", ["float64", "float32"])
 
     @property
@@ -57,24 +73,28 @@ class SpectrumSettings(TrainingSettings):
         return sorted({max(int(instant > 0), round(instant * self.epochs)) for instant in self.instants})
 
     def rate(self, epoch: int) -> float:
-        """Learning rate in an epoch: half a cosine from ``lr`` towards zero."""
-        return self.lr * 0.5 * (1 + math.cos(math.pi * epoch / self.epochs))
-
-    def prepared(self, dataset: data.Dataset) -> data.Dataset:
-        """Pool the images if asked, and standardise or whiten them."""
-        return data.gcn_zca(self.pooled(dataset)) if self.whiten else super().prepared(dataset)
+        """Learning rate in an epoch: ``lr``, or half a cosine from there towards zero."""
+        return self.lr * 0.5 * (1 + math.cos(math.pi * epoch / self.epochs)) if self.anneal else self.lr
 
 
-_PAPER = SpectrumSettings(examples=60_000, instants=(0.0, 0.2, 0.4, 1.0))
-_MNIST = replace(_PAPER, data="mnist", epochs=20)
-_CIFAR = replace(_PAPER, net="small-allcnn", epochs=200, lr=0.1, batch_size=128, whiten=True)
-# Settings by name: ``lite`` for two CPU cores, the others at the paper's size for a GPU
+_PAPER = SpectrumSettings(
+    examples=60_000,
+    epochs=50,
+    instants=(0.22, 0.42, 1.0),
+    lr=0.1,
+    batch_size=128,
+    nesterov=False,
+    anneal=False,
+    arithmetic="float32",
+)
+_CIFAR = replace(_PAPER, net="small-allcnn", pixels="whitened", dropout=0.0, input_dropout=0.2, weight_decay=1e-4)
+_TWO_DIGITS = replace(_PAPER, classes=(0, 1), outputs=10, wrapped=True, pool=7, pixels="unit")
+# Settings by name: ``lite`` for two CPU cores, the others at the paper's size
 PRESETS = {
     "lite": SpectrumSettings(),
-    "paper-mnist-lenet": replace(_MNIST, net="small-lenet"),
-    "paper-mnist-fc": replace(_MNIST, net="small-fc", pool=7),
-    "paper-cifar10": replace(_CIFAR, data="cifar10"),
-    "paper-cifar10-augmented": replace(_CIFAR, data="cifar10", augment=True),
+    "paper-mnist-lenet": replace(_PAPER, data="mnist", net="small-lenet", pixels="bytes"),
+    "paper-mnist-fc": replace(_TWO_DIGITS, data="mnist", net="small-one-fc"),
+    "paper-cifar10": replace(_CIFAR, data="cifar10", also=("augmented",)),
     "paper-cifar100": replace(_CIFAR, data="cifar100"),
 }
 
@@ -104,7 +124,7 @@ def compute(chosen: SpectrumSettings, dataset: data.Dataset, partial: Path, prog
         rows += state["rows"]
         for stop in chosen.stops[len(rows) :]:
             trainer.load_state_dict(ranks.of_first(lambda stop=stop: train(stop)))
-            rows.append(_row(trainer, dataset, order, chosen.arithmetic, partial / f"D-{stop}", progress))
+            rows.append(_row(chosen, trainer, dataset, order, partial / f"D-{stop}", progress))
             if folder:
                 save()
                 shutil.rmtree(partial / f"D-{stop}", ignore_errors=True)
@@ -120,38 +140,46 @@ def _start(chosen: SpectrumSettings, dataset: data.Dataset) -> tuple[SGD, Tensor
     order = torch.randperm(len(dataset.x_train), generator=generator)[: chosen.examples]
     _checks.count("examples", len(order), low=max(2, ranks.place()[1]), remedy="D takes two, and one for each process")
     x, y = dataset.x_train.to(chosen.device), dataset.y_train.to(chosen.device)
-    options = {"momentum": chosen.momentum, "nesterov": chosen.momentum > 0, "generator": generator}
-    options["transform"] = data.augment if chosen.augment else None
-    return SGD(model, cross_entropy, x, y, lr=chosen.rate, batch_size=chosen.batch_size, **options), order
+    options = {"momentum": chosen.momentum, "nesterov": chosen.nesterov, "weight_decay": chosen.weight_decay}
+    options |= {"batch_size": chosen.batch_size, "generator": generator}
+    return SGD(model, cross_entropy, x, y, lr=chosen.rate, **options), order
 
 
-def _row(trainer: SGD, dataset: data.Dataset, order: Tensor, arithmetic: str, folder: Path, progress: bool) -> dict:
+def _row(
+    chosen: SpectrumSettings, trainer: SGD, dataset: data.Dataset, order: Tensor, folder: Path, progress: bool
+) -> dict:
     """Tensors by name: what is saved of an instant."""
-    dtype = getattr(torch, arithmetic)
-    model = copy.deepcopy(trainer.model).to(dtype).eval()
-    x, y = trainer.x[order], trainer.y[order]
-    if trainer.transform:
-        x = trainer.transform(x, torch.Generator().manual_seed(trainer.epochs_done))
-    rank, size = ranks.place()
-    own = {"group": ranks.group()} if size > 1 else {"folder": folder}
-    x, y = x[rank::size].to(dtype), y[rank::size]
-    D = DiffusionMatrix.from_model(model, cross_entropy, x, y, progress=progress, **own)
-    row = {
-        "epoch": trainer.epochs_done,
-        "eps": torch.finfo(dtype).eps,
-        "trace": D.trace(),
-        "frobenius": D.frobenius_norm(),
-        "train_error": nets.error_rate(trainer.model, trainer.x, trainer.y),
-        "test_error": nets.error_rate(trainer.model, dataset.x_test, dataset.y_test),
-    }
-    row["eigenvalues"], row["failure_probability"] = _eigenvalues(D, arithmetic)
+    row = {"epoch": trainer.epochs_done, "eps": torch.finfo(getattr(torch, chosen.arithmetic)).eps}
+    for view in ("", *chosen.also):
+        model, x = copy.deepcopy(trainer.model), trainer.x[order]
+        if view == "calibrated":
+            nets.calibrate(model, trainer.x)
+        if view == "augmented":
+            x = data.augment(x, torch.Generator().manual_seed(trainer.epochs_done))
+        found = {
+            "train_error": nets.error_rate(model, trainer.x, trainer.y),
+            "test_error": nets.error_rate(model, dataset.x_test, dataset.y_test),
+            **_spectrum(model.to(getattr(torch, chosen.arithmetic)), x, trainer.y[order], folder / view, progress),
+        }
+        row |= {f"{view}_{name}" if view else name: value for name, value in found.items()}
     return {name: torch.as_tensor(np.asarray(value)) for name, value in row.items()}
 
 
-def _eigenvalues(D: DiffusionMatrix, arithmetic: str) -> tuple[Tensor, float]:
+def _spectrum(model: nn.Module, x: Tensor, y: Tensor, folder: Path, progress: bool) -> dict:
+    rank, size = ranks.place()
+    own = {"group": ranks.group()} if size > 1 else {"folder": folder}
+    dtype = next(model.parameters()).dtype
+    x, y = x[rank::size].to(dtype), y[rank::size]
+    D = DiffusionMatrix.from_model(model.eval(), cross_entropy, x, y, progress=progress, **own)
+    values, p = _eigenvalues(D)
+    found = {"trace": D.trace(), "frobenius": D.frobenius_norm()}
+    return found | {"eigenvalues": values, "failure_probability": p}
+
+
+def _eigenvalues(D: DiffusionMatrix) -> tuple[Tensor, float]:
     """All that can differ from zero, or those that the rank counts and zeros for the rest; how likely one is missed."""
     size = min(D.N, D.shape[0])
-    if arithmetic == "float64":
+    if D.dtype == torch.float64:
         return D.eigenvalues(size).cpu(), 0.0
     certificate = D.rank_certificate()
     values = torch.zeros(size, dtype=torch.float64)

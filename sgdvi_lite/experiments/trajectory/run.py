@@ -7,7 +7,6 @@ that was stopped goes on where it was, to the last bit.
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
@@ -15,26 +14,18 @@ from torch.nn.functional import cross_entropy
 from sgdvi_lite import _checks, data, sgd
 from sgdvi_lite._storage.folder import seconds_in
 from sgdvi_lite.experiments import ranks
-from sgdvi_lite.experiments.training import TrainingSettings, choice, flag, real, setting, taken, whole
+from sgdvi_lite.experiments.training import TrainingSettings, choice, flag, setting, taken, whole
 from sgdvi_lite.experiments.trajectory import measures
 
 # Epochs after the burn-in that the statistics need
 SHORTEST = 500
 
 
-def _labels(name: str, value: object) -> tuple[int, ...]:
-    found = tuple(_checks.count(name, label, low=0) for label in np.ravel(value).tolist())
-    _checks.argument(name, found, len(found) != 1, "at least two labels, or none to keep all")
-    return found
-
-
 @dataclass(frozen=True, kw_only=True)
 class TrajectorySettings(TrainingSettings):
     """Settings of ``trajectory``: train for ``epochs`` at a constant rate, drop the first ``burn``, look at the rest.
 
-    ``data`` is a name or an ``.npz`` (see :func:`sgdvi_lite.data.load`), of which the images of some ``classes`` are
-    kept (all, if it is empty), ``pool`` the side to which they are averaged; then they are standardised. ``lr``,
-    ``momentum``, ``nesterov`` and ``weight_decay`` are constant, as in :func:`sgdvi_lite.sgd.record`. Without
+    ``lr``, ``momentum``, ``nesterov`` and ``weight_decay`` are constant, as in :func:`sgdvi_lite.sgd.record`. Without
     ``batch_norm`` these layers are left out of the network.
 
     The preset ``paper`` is the longer version's, as far as it is told: 1e-3 is its rate after the burn-in, and here
@@ -49,23 +40,17 @@ class TrajectorySettings(TrainingSettings):
     epochs: int = 7000
     lr: float = 0.1
     batch_size: int = 128
-    classes: tuple[int, ...] = setting((0, 1, 2, 3, 4), "labels that are kept", _labels, metavar="LABELS")
+    classes: tuple[int, ...] = (0, 1, 2, 3, 4)
     burn: int = setting(1400, "epochs that are dropped before the statistics", whole(0))
-    nesterov: bool = setting(True, "Nesterov's momentum, or the plain one", flag)
-    weight_decay: float = setting(0.01, "weight decay, at least 0", real(_checks.not_negative))
+    weight_decay: float = 0.01
     sampling: str = choice("reshuffled", "how batches are drawn", sgd.SAMPLINGS)
     batch_norm: bool = setting(True, "with or without these layers", flag)
 
     def __post_init__(self):
         """Refuse settings that cannot work before any work is done."""
         super().__post_init__()
-        _checks.momentum(self.momentum, self.nesterov)
         fault = f"epochs = {self.epochs} with burn = {self.burn}: expected at least {SHORTEST} epochs after the burn-in"
         _checks.require(self.epochs - self.burn >= SHORTEST, fault)
-
-    def prepared(self, dataset: data.Dataset) -> data.Dataset:
-        """Keep the classes, pool the images if asked, and standardise them."""
-        return super().prepared(data.class_subset(dataset, self.classes) if self.classes else dataset)
 
 
 _PAPER = TrajectorySettings(data="mnist", pool=7, epochs=100_000, burn=1000, lr=1e-3, weight_decay=0.0)
