@@ -22,7 +22,6 @@ from sgdvi_lite import experiments, results
 from sgdvi_lite.__main__ import main
 from sgdvi_lite.experiments import SpectrumSettings, ranks, registry
 from sgdvi_lite.experiments.spectrum import run as spectrum_run
-from sgdvi_lite.experiments.trajectory import run as trajectory_run
 
 QUICK = command(2, 40, "--instants", "1")
 
@@ -261,21 +260,13 @@ def test_the_second_of_two_runs_at_once_is_refused_before_it_trains(experiment, 
         other.join()
 
 
-def test_a_trajectory_that_was_begun_before_there_was_a_lock_goes_on(tmp_path, monkeypatch):
+def test_a_partial_folder_without_a_header_is_refused_and_left_as_it_is(tmp_path):
     chosen = experiments.settings("trajectory", "lite", pool=2, epochs=510, burn=10, classes=(0, 1))
-    path = experiments.result_path("trajectory", "lite", chosen, tmp_path)
-    dataset = experiments.prepare(chosen)
-    monkeypatch.setattr(trajectory_run.measures, "measure", lambda *a: {"d": np.array(1)})
-    monkeypatch.setattr(registry, "draw", lambda *a: None)
-    with monkeypatch.context() as patch:
-        patch.setattr(trajectory_run.measures, "measure", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
-        with pytest.raises(KeyboardInterrupt):
-            experiments.run("trajectory", "lite", chosen, folder=tmp_path, progress=False)
-    partial = path.with_suffix(".partial")
-    for file in (partial / "experiment.json", partial / ".lock"):
-        file.unlink()
-    made = experiments.run("trajectory", "lite", chosen, folder=tmp_path, progress=False, keep=True)
-    assert made == path and (partial / "experiment.json").exists() and dataset.classes == 2
+    partial = experiments.result_path("trajectory", "lite", chosen, tmp_path).with_suffix(".partial")
+    (partial / "run").mkdir(parents=True)
+    with pytest.raises(ValueError, match="holds no experiment, but something else: choose an empty folder"):
+        experiments.run("trajectory", "lite", chosen, folder=tmp_path, progress=False)
+    assert [file.name for file in partial.iterdir()] == ["run"]
 
 
 MEMORY = [
