@@ -30,29 +30,24 @@ class Krylov:
         Number of basis vectors.
     Q, W, H : Tensor
         Orthonormal basis, the matrix times the basis (d, size), and the matrix in the basis (size, size).
-    next, inside : Tensor
-        The block that :meth:`extend` orthogonalises and adds: the matrix times the last one, or a fresh start; and its
-        products with the basis.
+    next : Tensor
+        The block that :meth:`extend` orthogonalises and adds: the matrix times the last one, or a fresh start.
     """
 
     def __init__(self, matmul: Matmul, start: Tensor, limit: int, beside: Tensor | None = None):
-        self.matmul, self.limit = matmul, limit
+        self.matmul, self.limit, self.next = matmul, limit, start
         self.beside = start.new_empty(start.shape[0], 0) if beside is None else beside
         self._Q, self._W = (start.new_empty(limit, start.shape[0]).T for _ in range(2))  # columns in one piece
         self._H = start.new_zeros(limit, limit)
         self._resize(0)
-        self._go_on_with(start)
 
     def _resize(self, size: int) -> None:
         self.size = size
         self.Q, self.W, self.H = self._Q[:, :size], self._W[:, :size], self._H[:size, :size]
 
-    def _go_on_with(self, block: Tensor) -> None:
-        self.next, self.inside = block, self.Q.T @ block
-
     def widen(self, block: Tensor) -> None:
         """Let further vectors ``(d, m)`` go along with the next block."""
-        self._go_on_with(torch.cat([self.next, block], dim=1))
+        self.next = torch.cat([self.next, block], dim=1)
 
     @property
     def room(self) -> int:
@@ -65,21 +60,23 @@ class Krylov:
         m = self.room
         if m == 0:
             return False
-        block = self._orthonormal(self.next[:, :m], self.inside[:, :m])
+        block = self._orthonormal(self.next[:, :m])
+        self.next = self.matmul(block)
         self._resize(self.size + m)
-        self.Q[:, -m:], self.W[:, -m:] = block, self.matmul(block)
-        self._go_on_with(self.W[:, -m:])
-        self.H[:, -m:] = self.inside
-        self.H[-m:] = self.inside.T
+        self.Q[:, -m:], self.W[:, -m:] = block, self.next
+        self.H[:, -m:] = self.Q.T @ self.next
+        self.H[-m:] = self.H[:, -m:].T
         return True
 
-    def _orthonormal(self, block: Tensor, inside: Tensor) -> Tensor:
+    def _orthonormal(self, block: Tensor) -> Tensor:
         """Orthonormal columns, orthogonal to the basis, from a block that may be of any rank.
 
-        A projection is exact up to rounding if it takes little away; so it is repeated until it does. Where a block has
-        nothing to add to the basis, random numbers take its place.
+        A projection is exact up to rounding if it takes little away; so it is repeated until it does. Nearly all is
+        taken away beforehand, along the last two blocks, which is cheap. Where a block has nothing to add to the basis,
+        random numbers take its place.
         """
-        block = block - self.Q @ inside - self.beside @ (self.beside.T @ block)
+        last = self.Q[:, -2 * block.shape[1] :]
+        block = block - last @ (last.T @ block)
         for _ in range(2):
             block = torch.linalg.qr(block)[0]
             for _ in range(PASSES):
@@ -101,7 +98,7 @@ class Krylov:
             return False
         self._resize(len(state["H"]))
         self.Q[:], self.W[:], self.H[:] = (state[name] for name in ("Q", "W", "H"))
-        self._go_on_with(state["next"].to(self._Q.device))
+        self.next = state["next"].to(self._Q.device)
         return True
 
     def decomposed(self) -> tuple[Tensor, Tensor]:
@@ -115,7 +112,7 @@ class Krylov:
         All that it makes of the space and that lies outside is what it makes of the last block, since all others came
         one from another. The norm of each column is that of a residual.
         """
-        outside = torch.linalg.qr(self.next - self.Q @ self.inside)[1]
+        outside = torch.linalg.qr(self.next - self.Q @ (self.Q.T @ self.next))[1]
         return outside @ Y[-self.next.shape[1] :]
 
     def residuals(self, values: Tensor, Y: Tensor) -> Tensor:
