@@ -64,8 +64,8 @@ class Krylov:
         self.next = self.matmul(block)
         self._resize(self.size + m)
         self.Q[:, -m:], self.W[:, -m:] = block, self.next
-        self.H[:, -m:] = self.Q.T @ self.next
-        self.H[-m:] = self.H[:, -m:].T
+        inside = self.Q.T @ self.next
+        self.H[:, -m:], self.H[-m:] = inside, inside.T
         return True
 
     def _orthonormal(self, block: Tensor) -> Tensor:

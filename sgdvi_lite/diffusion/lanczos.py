@@ -25,7 +25,7 @@ from sgdvi_lite.diffusion.krylov import Krylov, Matmul
 
 # Where the rest has to be allowed to end before it is shown to end there, in units of the threshold: the higher, the
 # easier for the random run that has to show it, and the larger the space.
-CEILING = 0.9
+CEILING = 0.85
 # Residual, in units of the threshold, at which a Ritz vector counts as settled: its value is then off by far less.
 TOLERANCE = {torch.float32: 2e-2, torch.float64: 1e-6}
 PROBES = 4  # least random vectors of the random run: one alone would take many more steps
@@ -34,7 +34,7 @@ FAILURE = 1e-9  # highest probability of failure of a certificate
 # By how much the Krylov space grows from one attempt to the next: at most the first, where most Ritz values have yet to
 # settle, and at least the second, as one attempt costs as much as many products.
 GROWTH = 0.2
-FINE = 0.03
+FINE = 0.02
 Threshold = Callable[[Tensor], float | None]
 
 
