@@ -64,6 +64,23 @@ def test_ritz_values_lie_below_the_eigenvalues():
     assert (krylov.Q.T @ krylov.Q - torch.eye(40, dtype=torch.float64)).abs().max() < 1e-13
 
 
+def test_what_the_matrix_makes_of_a_space_is_known_from_its_last_block():
+    """Also after others have joined it: the matrix in the basis, and all inner products of the residuals."""
+    A = matrix(SPECTRA["power law"])
+    krylov = lanczos.Krylov(lambda X: A @ X, torch.randn(D, 4, generator=generator(), dtype=torch.float64), 60)
+    for step in range(9):
+        assert krylov.extend()
+        if step == 4:
+            krylov.widen(torch.randn(D, 3, generator=generator(1), dtype=torch.float64))
+    values, Y = krylov.decomposed()
+    vectors = krylov.Q @ Y
+    residuals, coupling = A @ vectors - vectors * values, krylov.coupling(Y)
+    assert krylov.size == 5 * 4 + 4 * 7 and coupling.shape == (7, 48)
+    assert (krylov.H - krylov.Q.T @ A @ krylov.Q).abs().max() < 1e-14
+    assert (coupling.T @ coupling - residuals.T @ residuals).abs().max() < 1e-14 < residuals.square().max()
+    assert (krylov.residuals(values, Y) - torch.linalg.vector_norm(residuals, dim=0)).abs().max() < 1e-14
+
+
 EXHAUSTED = {
     "identity": torch.ones(150),
     "one and many": torch.cat([torch.ones(1), torch.full((149,), 0.252)]),
