@@ -31,11 +31,12 @@ class Krylov:
     Q, W, H : Tensor
         Orthonormal basis, the matrix times the basis (d, size), and the matrix in the basis (size, size).
     next : Tensor
-        The block that :meth:`extend` orthogonalises and adds: the matrix times the last one, or a fresh start.
+        The block that :meth:`extend` orthogonalises and adds: the matrix times the last one, of ``last`` vectors, and
+        others that go along; or a fresh start.
     """
 
     def __init__(self, matmul: Matmul, start: Tensor, limit: int, beside: Tensor | None = None):
-        self.matmul, self.limit, self.next = matmul, limit, start
+        self.matmul, self.limit, self.next, self.last = matmul, limit, start, 0
         self.beside = start.new_empty(start.shape[0], 0) if beside is None else beside
         self._Q, self._W = (start.new_empty(limit, start.shape[0]).T for _ in range(2))  # columns in one piece
         self._H = start.new_zeros(limit, limit)
@@ -61,7 +62,7 @@ class Krylov:
         if m == 0:
             return False
         block = self._orthonormal(self.next[:, :m])
-        self.next = self.matmul(block)
+        self.next, self.last = self.matmul(block), m
         self._resize(self.size + m)
         self.Q[:, -m:], self.W[:, -m:] = block, self.next
         inside = self.Q.T @ self.next
@@ -72,11 +73,11 @@ class Krylov:
         """Orthonormal columns, orthogonal to the basis, from a block that may be of any rank.
 
         A projection is exact up to rounding if it takes little away; so it is repeated until it does. Nearly all is
-        taken away beforehand, along the last two blocks, which is cheap. Where a block has nothing to add to the basis,
-        random numbers take its place.
+        taken away beforehand, along the last two blocks, which is cheap. Where a vector has nothing to add to the
+        basis, random numbers as small as rounding errors do.
         """
         last = self.Q[:, -2 * block.shape[1] :]
-        block = block - last @ (last.T @ block)
+        block = rest = block - last @ (last.T @ block)
         for _ in range(2):
             block = torch.linalg.qr(block)[0]
             for _ in range(PASSES):
@@ -85,20 +86,23 @@ class Krylov:
                 if sum(c.square().sum().item() for _, c in overlaps) <= 0.25:
                     return block
             generator = torch.Generator().manual_seed(self.size)
-            block = torch.randn(block.shape, generator=generator, dtype=block.dtype).to(block.device)
+            noise = torch.randn(block.shape, generator=generator, dtype=block.dtype).to(block.device)
+            block = rest + noise * (torch.finfo(block.dtype).eps * rest.abs().max().item() or 1.0)
         raise ArithmeticError(f"the {self.size} basis vectors of the Krylov space cannot be kept orthogonal")
 
-    def state(self) -> dict[str, Tensor]:
+    def state(self) -> dict[str, Tensor | int]:
         """What :meth:`restore` needs to go on in the same way, in the memory of the CPU."""
-        return {name: getattr(self, name).to("cpu", copy=True) for name in ("Q", "W", "H", "next")}
+        return {name: getattr(self, name).to("cpu", copy=True) for name in ("Q", "W", "H", "next")} | {
+            "last": self.last
+        }
 
-    def restore(self, state: dict[str, Tensor] | None) -> bool:
+    def restore(self, state: dict[str, Tensor | int] | None) -> bool:
         """Go on from a :meth:`state`; False if there is none, or no room for it."""
-        if state is None or "H" not in state or len(state["H"]) > self.limit:  # there was no H at first
+        if state is None or "last" not in state or len(state["H"]) > self.limit:  # at first there was neither
             return False
         self._resize(len(state["H"]))
         self.Q[:], self.W[:], self.H[:] = (state[name] for name in ("Q", "W", "H"))
-        self.next = state["next"].to(self._Q.device)
+        self.next, self.last = state["next"].to(self._Q.device), state["last"]
         return True
 
     def decomposed(self) -> tuple[Tensor, Tensor]:
@@ -112,8 +116,8 @@ class Krylov:
         All that it makes of the space and that lies outside is what it makes of the last block, since all others came
         one from another. The norm of each column is that of a residual.
         """
-        outside = torch.linalg.qr(self.next - self.Q @ (self.Q.T @ self.next))[1]
-        return outside @ Y[-self.next.shape[1] :]
+        made = self.next[:, : self.last]
+        return torch.linalg.qr(made - self.Q @ (self.Q.T @ made))[1] @ Y[-self.last :]
 
     def residuals(self, values: Tensor, Y: Tensor) -> Tensor:
         """Norms of the residuals of Ritz vectors ``Y (size, k)``, from the products with all of the basis."""

@@ -204,6 +204,8 @@ class Run:
         if p > FAILURE:
             return None
         norms = self.krylov.residuals(values[above], Y[:, above])
+        if kind != "full" and (norms > 2 * tolerance).any():
+            return None
         return Certificate(values[above], norms, t, kind, p, self.spent[0])
 
     def _rest(self, values: Tensor) -> float:

@@ -72,6 +72,7 @@ def test_what_the_matrix_makes_of_a_space_is_known_from_its_last_block():
         assert krylov.extend()
         if step == 4:
             krylov.widen(torch.randn(D, 3, generator=generator(1), dtype=torch.float64))
+    krylov.widen(torch.randn(D, 2, generator=generator(2), dtype=torch.float64))
     values, Y = krylov.decomposed()
     vectors = krylov.Q @ Y
     residuals, coupling = A @ vectors - vectors * values, krylov.coupling(Y)
@@ -119,6 +120,16 @@ def test_where_nothing_new_comes_random_numbers_take_the_place():
     while krylov.extend():
         assert (krylov.Q.T @ krylov.Q - torch.eye(krylov.size, dtype=torch.float64)).abs().max() < 1e-13
     assert krylov.size == 24
+
+
+def test_a_block_that_adds_something_and_nothing_loses_neither():
+    """Half of the start is mapped to zero, whose QR factors lie in the space; the other half leads out of it."""
+    A = torch.zeros(60, 60, dtype=torch.float64)
+    A[20:24, 4:8] = A[4:8, 20:24] = torch.eye(4)
+    krylov = lanczos.Krylov(lambda X: A @ X, torch.eye(60, dtype=torch.float64)[:, :8], 24)
+    assert krylov.extend() and krylov.extend()
+    made = A @ krylov.Q[:, :8]
+    assert made.norm() == 2 and (made - krylov.Q @ (krylov.Q.T @ made)).abs().max() < 1e-13
 
 
 def test_the_failure_probability_allows_for_each_step_to_be_the_last(monkeypatch):
@@ -232,7 +243,7 @@ def certify_coupled(coupling, end, frobenius):
     norm = torch.linalg.matrix_norm(A).item() if frobenius else None
     problem = lanczos.Problem(multiplied(A), 12, A, lambda values: 1.001, A.trace().item(), norm)
     run = lanczos.Run(lanczos.Search(problem, 12, generator()))
-    run.krylov.restore({"Q": V, "W": A @ V, "H": torch.diag(values), "next": A @ V})
+    run.krylov.restore({"Q": V, "W": A @ V, "H": torch.diag(values), "next": A @ V, "last": 5})
     return *run.certify(values, residuals, 1.001), run.before
 
 
