@@ -92,9 +92,8 @@ class Krylov:
 
     def state(self) -> dict[str, Tensor | int]:
         """What :meth:`restore` needs to go on in the same way, in the memory of the CPU."""
-        return {name: getattr(self, name).to("cpu", copy=True) for name in ("Q", "W", "H", "next")} | {
-            "last": self.last
-        }
+        tensors = {name: getattr(self, name).to("cpu", copy=True) for name in ("Q", "W", "H", "next")}
+        return tensors | {"last": self.last}
 
     def restore(self, state: dict[str, Tensor | int] | None) -> bool:
         """Go on from a :meth:`state`; False if there is none, or no room for it."""
