@@ -154,6 +154,7 @@ def test_a_kept_space_is_written_from_the_cpu():
     space = krylov.Krylov(lambda X: X, torch.randn(20, 4, generator=generator()), 8)
     space.extend()
     state = space.state()
+    assert state.pop("last") == 4
     assert all(t.device.type == "cpu" for t in state.values())
     assert state["Q"].untyped_storage().nbytes() == 20 * 4 * 4 and state["Q"].data_ptr() != space.Q.data_ptr()
 
