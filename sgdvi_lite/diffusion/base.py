@@ -117,8 +117,8 @@ class Backend:
     """The matrix ``D`` in one form, which does not change once it is built; what follows from it is kept.
 
     A back-end supplies ``bytes_needed(source, N)``, ``build(gradients)``, the products ``matmul(V)`` with vectors (d,)
-    or (d, m) and ``root_matmul(Z)`` of noise (noise, m) with some ``R`` for which ``R R^T = D``, ``dense()``,
-    ``trace`` and ``frobenius_norm``.
+    or (d, m) and ``root_matmul(Z)`` of noise (noise, m) with some ``R`` for which ``R R^T = D``, the ``trace``, and a
+    symmetric ``matrix`` with the non-zero eigenvalues of ``D``: itself, or its own ``dense()`` and ``frobenius_norm``.
 
     Attributes
     ----------
@@ -154,21 +154,11 @@ class Backend:
         """The product by what is there at present; how it rounds may depend on that, which ``matmul`` does not."""
         return self.matmul(V)
 
-
-@dataclass(frozen=True, eq=False)
-class Stored(Backend):
-    """A back-end that stores a symmetric ``matrix`` with the non-zero eigenvalues of ``D``."""
-
-    matrix: Tensor
-    stored = formed = True
-    remedy = "use backend='recomputed' or float32, or raise memory if there is more"
-
-    @cached_property
-    def trace(self) -> float:
-        """Sum of the diagonal, in float64."""
-        return self.matrix.diagonal().double().sum().item()
-
     @cached_property
     def frobenius_norm(self) -> float:
-        """Frobenius norm, in float64."""
+        """Frobenius norm, in float64; the ``matrix`` is formed."""
         return norm(self.matrix)
+
+    def dense(self) -> Tensor:
+        """A copy of the matrix."""
+        return self.matrix.clone()

@@ -24,6 +24,7 @@ from torch import Tensor
 ROUNDING = 3
 # The same for sums of eigenvalues
 SUMMATION = 10
+TINY = 1e-150  # whose inverse times a square is finite
 
 
 @dataclass(frozen=True)
@@ -74,16 +75,19 @@ def rounding(values: Tensor) -> float:
     return ROUNDING * torch.finfo(values.dtype).eps * values[0].item()
 
 
-def most_above(values: Tensor, residuals: Tensor, threshold: float, ceiling: float) -> int:
-    """Upper bound on the eigenvalues above ``threshold`` from Ritz values and residuals (d, k), if the rest is below.
+def ceiling(values: Tensor, coupling: Tensor, threshold: float) -> float:
+    """Highest end of the rest with which there are no more eigenvalues above ``threshold`` than Ritz values (k,).
 
-    In a basis that begins with the Ritz vectors the matrix is ``[[L, E'], [E, S]]``, with ``E'E = residuals'
-    residuals``. Where ``S <= ceiling < threshold``, the number of its eigenvalues above the threshold is that of ``L +
-    E' (threshold - S)^{-1} E`` (Haynsworth 1968), hence at most that of ``L + E'E / (threshold - ceiling)``; and by
-    interlacing it is at least that of ``L``.
+    In a basis that begins with the Ritz vectors the matrix is ``[[L, E'], [E, S]]``; ``coupling`` is ``E (m, k)``, up
+    to a rotation from the left, such as all residuals. Where ``S <= ceiling < threshold``, the number of its
+    eigenvalues above the threshold is that of ``L + E' (threshold - S)^{-1} E`` (Haynsworth 1968), hence at most that
+    of ``L + E'E / (threshold - ceiling)``; and by interlacing it is at least that of ``L``. By the same theorem both
+    are equal if no eigenvalue of ``E (threshold - L)^{-1} E'`` exceeds ``threshold - ceiling``.
     """
-    lifted = torch.diag(values) + residuals.T @ residuals / (threshold - ceiling)
-    return int((torch.linalg.eigvalsh(lifted) > threshold).sum())
+    gaps = threshold - values.double()
+    gaps[gaps == 0] = TINY
+    lifting = (coupling.double() / gaps) @ coupling.double().T
+    return threshold - max(torch.linalg.eigvalsh(lifting)[-1].item(), 0.0)
 
 
 def failure_probability(ratio: float, n: int, steps: int, probes: int) -> float:

@@ -5,12 +5,13 @@ its eigenvalues, its norm or itself are asked for.
 """
 
 import math
+from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from sgdvi_lite.diffusion.base import BLOCK, Gradients, Stored, add_half, mirror
+from sgdvi_lite.diffusion.base import BLOCK, Backend, Gradients, add_half, mirror
 from sgdvi_lite.diffusion.kept import Kept
 from sgdvi_lite.gradients.source import Source
 
@@ -22,10 +23,14 @@ def stored_product(matrix: Tensor, V: Tensor) -> Tensor:
     return torch.cat([rows.to(V.dtype) @ V for rows in matrix.split(BLOCK)])
 
 
-class Dense(Stored):
+@dataclass(frozen=True, eq=False)
+class Dense(Backend):
     """The matrix itself, (d, d)."""
 
+    matrix: Tensor
     name = file = "dense"
+    stored = formed = True
+    remedy = "use backend='recomputed' or float32, or raise memory if there is more"
 
     @staticmethod
     def bytes_needed(source: Source, N: int) -> float:
@@ -53,6 +58,11 @@ class Dense(Stored):
         add_half(scatter, (mean - centre)[None] * math.sqrt(state["seen"]))
         return cls(d, like, d, mirror(ranks.sum(scatter).div_(ranks.total)))
 
+    @cached_property
+    def trace(self) -> float:
+        """Sum of the diagonal, in float64."""
+        return self.matrix.diagonal().double().sum().item()
+
     def matmul(self, V: Tensor) -> Tensor:
         """Product ``D V``."""
         return stored_product(self.matrix, V)
@@ -65,10 +75,6 @@ class Dense(Stored):
     def root_matmul(self, Z: Tensor) -> Tensor:
         """Product of noise (d, m) with the square root from the eigenvectors."""
         return self._root @ Z
-
-    def dense(self) -> Tensor:
-        """A copy of the matrix."""
-        return self.matrix.clone()
 
 
 class DenseOfKept(Kept):
@@ -89,7 +95,3 @@ class DenseOfKept(Kept):
     def cheapest_matmul(self, V: Tensor) -> Tensor:
         """The product with the matrix where it is formed, else with the gradients."""
         return stored_product(self.matrix, V) if self.formed else self.matmul(V)
-
-    def dense(self) -> Tensor:
-        """A copy of the matrix."""
-        return self.matrix.clone()

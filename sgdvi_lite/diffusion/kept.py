@@ -8,13 +8,13 @@ the rows are formed and centred block by block, wherever they are needed.
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property, reduce
+from functools import reduce
 from operator import mul
 
 import torch
 from torch import Tensor
 
-from sgdvi_lite.diffusion.base import BLOCK, LARGE_MEAN, Backend, Gradients, add_half, mirror, norm, origin
+from sgdvi_lite.diffusion.base import BLOCK, LARGE_MEAN, Backend, Gradients, add_half, mirror, origin
 from sgdvi_lite.diffusion.ranks import Ranks
 from sgdvi_lite.gradients.layers import Outer, Part, Rows, rows, widths
 from sgdvi_lite.gradients.source import Source
@@ -128,11 +128,6 @@ class Kept(Backend):
         for parts in self.blocks(S.dtype, rows_formed(self.d)):
             add_half(S, rows(parts) - mean)
         return mirror(S.div_(self.N))
-
-    @cached_property
-    def frobenius_norm(self) -> float:
-        """Frobenius norm, in float64; the matrix is formed."""
-        return norm(self.matrix)
 
 
 def rows_formed(d: int) -> int:

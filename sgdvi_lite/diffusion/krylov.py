@@ -1,7 +1,6 @@
 """A block Krylov space of a large symmetric matrix, orthogonalised in full, and what it tells of the eigenvalues."""
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -9,14 +8,6 @@ from torch import Tensor
 # Most projections in a row of one block: each leaves less of the basis in it, or the block has nothing to add.
 PASSES = 8
 Matmul = Callable[[Tensor], Tensor]
-
-
-class Ritz(NamedTuple):
-    """What a Krylov space tells of a matrix's eigenvalues."""
-
-    values: Tensor  # Ritz values (k,), largest first
-    residuals: Tensor  # the matrix times the vectors, less the values times the vectors (d, k)
-    vectors: Tensor  # orthonormal Ritz vectors (d, k)
 
 
 class Krylov:
@@ -29,7 +20,7 @@ class Krylov:
     start
         First block ``(d, m)``.
     limit
-        Most basis vectors; memory for two arrays ``(d, limit)`` is taken at once.
+        Most basis vectors; memory for two arrays ``(d, limit)`` and one ``(limit, limit)`` is taken at once.
     beside
         Orthonormal columns ``(d, k)`` to which the space is kept orthogonal; none by default.
 
@@ -37,39 +28,56 @@ class Krylov:
     ----------
     size : int
         Number of basis vectors.
-    Q, W : Tensor
-        Orthonormal basis, and the matrix times the basis (d, size).
+    Q, W, H : Tensor
+        Orthonormal basis, the matrix times the basis (d, size), and the matrix in the basis (size, size).
     next : Tensor
-        The block that :meth:`extend` orthogonalises and adds: the matrix times the last one, or a fresh start.
+        The block that :meth:`extend` orthogonalises and adds: the matrix times the last one, of ``last`` vectors, and
+        others that go along; or a fresh start.
     """
 
     def __init__(self, matmul: Matmul, start: Tensor, limit: int, beside: Tensor | None = None):
-        self.matmul, self.limit, self.next = matmul, limit, start
+        self.matmul, self.limit, self.next, self.last = matmul, limit, start, 0
         self.beside = start.new_empty(start.shape[0], 0) if beside is None else beside
-        self._Q, self._W = (start.new_empty(start.shape[0], limit) for _ in range(2))
+        self._Q, self._W = (start.new_empty(limit, start.shape[0]).T for _ in range(2))  # columns in one piece
+        self._H = start.new_zeros(limit, limit)
         self._resize(0)
 
     def _resize(self, size: int) -> None:
         self.size = size
-        self.Q, self.W = self._Q[:, :size], self._W[:, :size]
+        self.Q, self.W, self.H = self._Q[:, :size], self._W[:, :size], self._H[:size, :size]
+
+    def widen(self, block: Tensor) -> None:
+        """Let further vectors ``(d, m)`` go along with the next block."""
+        self.next = torch.cat([self.next, block], dim=1)
+
+    @property
+    def room(self) -> int:
+        """Columns of the next block: all, or as many as there can be; 0 if these do not fit the limit."""
+        m = min(self.next.shape[1], self._Q.shape[0] - self.beside.shape[1] - self.size)
+        return m if self.size + m <= self.limit else 0
 
     def extend(self) -> bool:
-        """Add one block; False if no room is left."""
-        m = min(self.next.shape[1], self.limit - self.size)
+        """Add one block; False if there is no room."""
+        m = self.room
         if m == 0:
             return False
         block = self._orthonormal(self.next[:, :m])
-        self.next = self.matmul(block)
+        self.next, self.last = self.matmul(block), m
         self._resize(self.size + m)
         self.Q[:, -m:], self.W[:, -m:] = block, self.next
+        inside = self.Q.T @ self.next
+        self.H[:, -m:], self.H[-m:] = inside, inside.T
         return True
 
     def _orthonormal(self, block: Tensor) -> Tensor:
         """Orthonormal columns, orthogonal to the basis, from a block that may be of any rank.
 
-        A projection is exact up to rounding if it takes little away; so it is repeated until it does. Where a block has
-        nothing to add to the basis, random numbers take its place.
+        A projection is exact up to rounding if it takes little away; so it is repeated until it does. Nearly all is
+        taken away beforehand, along the last two blocks, which is cheap. Where a vector has nothing to add to the
+        basis, random numbers as small as rounding errors do.
         """
+        last = self.Q[:, -2 * block.shape[1] :]
+        block = rest = block - last @ (last.T @ block)
         for _ in range(2):
             block = torch.linalg.qr(block)[0]
             for _ in range(PASSES):
@@ -78,40 +86,38 @@ class Krylov:
                 if sum(c.square().sum().item() for _, c in overlaps) <= 0.25:
                     return block
             generator = torch.Generator().manual_seed(self.size)
-            block = torch.randn(block.shape, generator=generator, dtype=block.dtype).to(block.device)
+            noise = torch.randn(block.shape, generator=generator, dtype=block.dtype).to(block.device)
+            block = rest + noise * (torch.finfo(block.dtype).eps * rest.abs().max().item() or 1.0)
         raise ArithmeticError(f"the {self.size} basis vectors of the Krylov space cannot be kept orthogonal")
 
-    def state(self) -> dict[str, Tensor]:
+    def state(self) -> dict[str, Tensor | int]:
         """What :meth:`restore` needs to go on in the same way, in the memory of the CPU."""
-        return {name: getattr(self, name).to("cpu", copy=True) for name in ("Q", "W", "next")}
+        tensors = {name: getattr(self, name).to("cpu", copy=True) for name in ("Q", "W", "H", "next")}
+        return tensors | {"last": self.last}
 
-    def restore(self, state: dict[str, Tensor] | None) -> bool:
+    def restore(self, state: dict[str, Tensor | int] | None) -> bool:
         """Go on from a :meth:`state`; False if there is none, or no room for it."""
-        if state is None or state["Q"].shape[1] > self.limit:
+        if state is None or "last" not in state or len(state["H"]) > self.limit:  # at first there was neither
             return False
-        self._resize(state["Q"].shape[1])
-        self.Q[:], self.W[:], self.next = state["Q"], state["W"], state["next"].to(self._Q.device)
+        self._resize(len(state["H"]))
+        self.Q[:], self.W[:], self.H[:] = (state[name] for name in ("Q", "W", "H"))
+        self.next, self.last = state["next"].to(self._Q.device), state["last"]
         return True
-
-    def projected(self) -> Tensor:
-        """The matrix in the basis (size, size), made symmetric."""
-        H = self.Q.T @ self.W
-        return (H + H.T) / 2
 
     def decomposed(self) -> tuple[Tensor, Tensor]:
         """Ritz values (size,), largest first, and the Ritz vectors (size, size) in the basis."""
-        values, Y = torch.linalg.eigh(self.projected())
+        values, Y = torch.linalg.eigh(self.H)
         return values.flip(0), Y.flip(1)
 
-    def estimated_residuals(self, Y: Tensor) -> Tensor:
-        """Norms of the residuals of ``Y (size, k)``, cheaply: from the last block, if all others came one from another.
+    def coupling(self, Y: Tensor) -> Tensor:
+        """What the matrix makes of the Ritz vectors ``Y (size, k)`` outside the space, in a basis (m, k) of that.
 
-        All that the matrix makes of the basis and that lies outside is then what it makes of the last block.
+        All that it makes of the space and that lies outside is what it makes of the last block, since all others came
+        one from another. The norm of each column is that of a residual.
         """
-        outside = self.next - self.Q @ (self.Q.T @ self.next)
-        return torch.linalg.vector_norm(outside @ Y[-self.next.shape[1] :], dim=0)
+        made = self.next[:, : self.last]
+        return torch.linalg.qr(made - self.Q @ (self.Q.T @ made))[1] @ Y[-self.last :]
 
-    def ritz(self, values: Tensor, Y: Tensor) -> Ritz:
-        """Ritz vectors and how far they are from eigenvectors, from what :meth:`decomposed` gave or some of it."""
-        vectors = self.Q @ Y
-        return Ritz(values, self.W @ Y - vectors * values, vectors)
+    def residuals(self, values: Tensor, Y: Tensor) -> Tensor:
+        """Norms of the residuals of Ritz vectors ``Y (size, k)``, from the products with all of the basis."""
+        return torch.linalg.vector_norm(self.W @ Y - (self.Q @ Y) * values, dim=0)

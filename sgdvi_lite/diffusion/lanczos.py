@@ -15,28 +15,26 @@ from sgdvi_lite._storage.files import digest
 from sgdvi_lite._storage.folder import NOTHING, Checkpoints
 from sgdvi_lite.diffusion.certificates import (
     Certificate,
+    ceiling,
     failure_probability,
     left_over,
-    most_above,
     of_any_attempt,
     rounding,
 )
-from sgdvi_lite.diffusion.krylov import Krylov, Matmul, Ritz
+from sgdvi_lite.diffusion.krylov import Krylov, Matmul
 
-# Ritz vectors down to this fraction of the threshold are set aside, so that the rest lies clearly below it.
-MARGIN = 0.7
-# Where the rest has to end, as fractions of the threshold: the higher, the easier for the random run, which has to show
-# it, and the harder for the residuals. The first is taken with which the count of the Ritz values is certain.
-CEILINGS = (0.99, 0.97, 0.95, 0.9, 0.85)
+# Where the rest has to be allowed to end before it is shown to end there, in units of the threshold: the higher, the
+# easier for the random run that has to show it, and the larger the space.
+CEILING = 0.85
 # Residual, in units of the threshold, at which a Ritz vector counts as settled: its value is then off by far less.
 TOLERANCE = {torch.float32: 2e-2, torch.float64: 1e-6}
-PROBES = 8  # least random vectors of the random run: one alone would take many more steps
+PROBES = 4  # least random vectors of the random run: one alone would take many more steps
 STEPS = 40  # most steps of the random run; each of them may be the last
 FAILURE = 1e-9  # highest probability of failure of a certificate
 # By how much the Krylov space grows from one attempt to the next: at most the first, where most Ritz values have yet to
 # settle, and at least the second, as one attempt costs as much as many products.
 GROWTH = 0.2
-FINE = 0.03
+FINE = 0.02
 Threshold = Callable[[Tensor], float | None]
 
 
@@ -167,7 +165,7 @@ class Run:
             while True:
                 bar.update(krylov.size - bar.n)
                 search.states.save(self.file, self._state)
-                if krylov.size >= min(self.check_at, self.limit):
+                if krylov.size >= self.check_at or not krylov.room:
                     certificate = self.attempt()
                     if certificate is not None:
                         return certificate
@@ -184,8 +182,8 @@ class Run:
             self.before, self.check_at = state["products"], state["check_at"]
             self.attempts = state.get("attempts", 0)  # which they did not count at first
             self.search.generator.set_state(state["generator"].cpu())
-            if self.krylov.next.shape[1] < width and self.krylov.size < self.limit:  # cut to what was the limit then
-                self.krylov.next = self.search.draw(width)
+            if self.krylov.next.shape[1] < width:  # the limit left less then
+                self.krylov.widen(self.search.draw(width - self.krylov.next.shape[1]))
 
     def attempt(self) -> Certificate | None:
         """The eigenvalues above the threshold if the Krylov space suffices to certify them."""
@@ -194,50 +192,42 @@ class Run:
         if t is None:
             self.check_at = int((1 + GROWTH) * self.krylov.size) + 1
             return None
-        complete, dtype = self.krylov.size == self.problem.d, values.dtype
-        above, wanted = values > t, (values > MARGIN * t) | complete
+        above, coupling = values > t, self.krylov.coupling(Y)
         # the second are rounding errors, if the threshold is very low
-        tolerance = max(TOLERANCE[dtype] * t, 100 * torch.finfo(dtype).eps * values[0].item())
-        unsettled = int((self.krylov.estimated_residuals(Y[:, above]) > tolerance).sum())
+        tolerance = max(TOLERANCE[values.dtype] * t, 100 * torch.finfo(values.dtype).eps * values[0].item())
+        unsettled = int((torch.linalg.vector_norm(coupling[:, above], dim=0) > tolerance).sum())
         growth = min(GROWTH, FINE + unsettled / max(int(above.sum()), 1))
         self.check_at = int((1 + growth) * self.krylov.size) + 1
-        if not complete and (unsettled or wanted.all() or not wanted.any()):
+        if unsettled and self.krylov.size < self.problem.d:
             return None
-        if self._rest(values) < t:
-            wanted[:] = True
-        ritz = self.krylov.ritz(values[wanted], Y[:, wanted])
-        norms = torch.linalg.vector_norm(ritz.residuals, dim=0)[: int(above.sum())]
-        if not complete and (norms > tolerance).any():
+        kind, p = self.certify(values, coupling, t)
+        if p > FAILURE:
             return None
-        kind, p = self.certify(ritz, t)
-        return Certificate(values[above], norms, t, kind, p, self.spent[0]) if p <= FAILURE else None
+        norms = self.krylov.residuals(values[above], Y[:, above])
+        if kind != "full" and (norms > 2 * tolerance).any():
+            return None
+        return Certificate(values[above], norms, t, kind, p, self.spent[0])
 
     def _rest(self, values: Tensor) -> float:
         """Bound on what is left beside the Ritz values, if the Frobenius norm is known."""
         n, norm = self.problem.d - len(values), self.problem.frobenius
         return float("inf") if norm is None or n == 0 else left_over(values, self.problem.trace, norm, n)
 
-    def certify(self, ritz: Ritz, t: float) -> tuple[str, float]:
-        """Kind of certificate and failure probability: are the eigenvalues above ``t`` those of ``ritz``?"""
-        values, residuals, V = ritz
-        count = int((values > t).sum())
+    def certify(self, values: Tensor, coupling: Tensor, t: float) -> tuple[str, float]:
+        """Kind of certificate and failure probability: are the Ritz values above ``t`` all of the eigenvalues there?"""
         window = rounding(values) if values.dtype == torch.float32 else 0.0
-        low = t - window
-        if window and (((values - t).abs() <= window).any() or CEILINGS[-1] * t >= low):
+        top, full = ceiling(values, coupling, t - window), self.krylov.size == self.problem.d
+        deterministic = self._rest(values) <= top
+        sure = full or deterministic or top >= CEILING * t
+        near = sure and ((values - t).abs() <= window).any()
+        if window and (near or window >= (1 - CEILING) * t):
             raise RoundingError(f"a Ritz value is nearer to the threshold {t:.6g} than rounding errors, {window:.1g}")
+        if full or deterministic:
+            return "full" if full else "deterministic", 0.0
+        return ("probabilistic", self.probe(self.krylov.Q, top)) if sure else ("undecided", 1.0)
 
-        def settled(ceiling: float) -> bool:
-            return ceiling < low and most_above(values, residuals, low, ceiling) == count
-
-        if V.shape[1] == V.shape[0]:
-            return "full", 0.0
-        if settled(self._rest(values)):
-            return "deterministic", 0.0
-        ceiling = next((part * t for part in CEILINGS if settled(part * t)), None)
-        return ("undecided", 1.0) if ceiling is None else ("probabilistic", self.probe(V, ceiling))
-
-    def probe(self, V: Tensor, ceiling: float) -> float:
-        """Bound on the probability that the part orthogonal to ``V`` exceeds ``ceiling``, 1 if it seems to.
+    def probe(self, V: Tensor, top: float) -> float:
+        """Bound on the probability that the part orthogonal to ``V`` exceeds ``top``, 1 if it seems to.
 
         The bound holds for whichever step is the last, and for all random runs of this search together.
         """
@@ -253,7 +243,7 @@ class Run:
         p, more = 1.0, krylov.size > 0 or krylov.extend()
         while more:
             self.search.states.save(file, lambda: krylov.state() | {"of": mark})
-            ratio = max(torch.linalg.eigvalsh(krylov.projected())[-1].item() / ceiling, 0.0)
+            ratio = max(torch.linalg.eigvalsh(krylov.H)[-1].item() / top, 0.0)
             # the ratio only grows: where the last step could not do either, the main space has to grow instead
             bounds = [failure_probability(ratio, n, k, probes) for k in (krylov.size // probes, STEPS)]
             p, hope = (of_any_attempt(STEPS * bound, self.attempts) for bound in bounds)
@@ -262,15 +252,15 @@ class Run:
             more = p > FAILURE >= hope and krylov.extend()
         self.before += krylov.size
         if ratio >= 1:  # an eigenvalue was missed: what is drawn afresh goes along with what is under way
-            self.krylov.next = torch.cat([self.krylov.next, self.search.draw(probes)], dim=1)
+            self.krylov.widen(self.search.draw(probes))
         return p
 
     def _how_far(self) -> str:
         values, Y = self.krylov.decomposed()
         t = self.problem.threshold(values) or 0.0
         above = f"{int((values > t).sum())} Ritz values above the threshold {t:.3g}" if t else "no threshold yet"
-        residuals = self.krylov.ritz(values, Y).residuals
-        settled = int((torch.linalg.vector_norm(residuals, dim=0) < TOLERANCE[values.dtype] * t).sum())
+        norms = torch.linalg.vector_norm(self.krylov.coupling(Y), dim=0)
+        settled = int((norms < TOLERANCE[values.dtype] * t).sum())
         return (
             f"the Krylov space has {self.krylov.size} vectors, its limit is {self.limit}: {settled} eigenvalues have "
             f"settled, {above}, smallest Ritz value {values[-1].item():.3g}; the count is not certain. Allow more "

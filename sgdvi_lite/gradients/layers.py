@@ -62,13 +62,19 @@ class Outer(NamedTuple):
     def matmul(self, V: Tensor) -> Tensor:
         """Inner products (n, m) of the gradients with the columns of ``V (w, m)``."""
         (n, rows), (_, columns), m = self.delta.shape, self.a.shape, V.shape[1]
-        VT = V.view(rows, columns, m).transpose(0, 1).reshape(columns, rows * m)
-        return torch.bmm(self.delta[:, None, :], (self.a @ VT).view(n, rows, m))[:, 0]
+        if rows < columns:  # what lies between the two products is smaller the other way round
+            return Outer(self.a, self.delta).matmul(V.view(rows, columns, m).transpose(0, 1).reshape(-1, m))
+        between = self.delta @ V.reshape(rows, columns * m)
+        return torch.bmm(self.a[:, None, :], between.view(n, columns, m))[:, 0]
 
     def transposed_matmul(self, U: Tensor) -> Tensor:
         """Sums (w, m) of the gradients, weighted by the columns of ``U (n, m)``."""
+        rows, columns, m = self.delta.shape[1], self.a.shape[1], U.shape[1]
+        if rows < columns:
+            swapped = Outer(self.a, self.delta).transposed_matmul(U)
+            return swapped.view(columns, rows, m).transpose(0, 1).reshape(-1, m)
         weighted = (self.a[:, :, None] * U[:, None, :]).flatten(1)
-        return (self.delta.T @ weighted).view(-1, U.shape[1])
+        return (self.delta.T @ weighted).view(-1, m)
 
     def witness(self) -> Tensor:
         """A number that is finite only if all of the gradients are: the products, not only the factors."""

@@ -64,6 +64,24 @@ def test_ritz_values_lie_below_the_eigenvalues():
     assert (krylov.Q.T @ krylov.Q - torch.eye(40, dtype=torch.float64)).abs().max() < 1e-13
 
 
+def test_what_the_matrix_makes_of_a_space_is_known_from_its_last_block():
+    """Also after others have joined it: the matrix in the basis, and all inner products of the residuals."""
+    A = matrix(SPECTRA["power law"])
+    krylov = lanczos.Krylov(lambda X: A @ X, torch.randn(D, 4, generator=generator(), dtype=torch.float64), 60)
+    for step in range(9):
+        assert krylov.extend()
+        if step == 4:
+            krylov.widen(torch.randn(D, 3, generator=generator(1), dtype=torch.float64))
+    krylov.widen(torch.randn(D, 2, generator=generator(2), dtype=torch.float64))
+    values, Y = krylov.decomposed()
+    vectors = krylov.Q @ Y
+    residuals, coupling = A @ vectors - vectors * values, krylov.coupling(Y)
+    assert krylov.size == 5 * 4 + 4 * 7 and coupling.shape == (7, 48)
+    assert (krylov.H - krylov.Q.T @ A @ krylov.Q).abs().max() < 1e-14
+    assert (coupling.T @ coupling - residuals.T @ residuals).abs().max() < 1e-14 < residuals.square().max()
+    assert (krylov.residuals(values, Y) - torch.linalg.vector_norm(residuals, dim=0)).abs().max() < 1e-14
+
+
 EXHAUSTED = {
     "identity": torch.ones(150),
     "one and many": torch.cat([torch.ones(1), torch.full((149,), 0.252)]),
@@ -102,6 +120,16 @@ def test_where_nothing_new_comes_random_numbers_take_the_place():
     while krylov.extend():
         assert (krylov.Q.T @ krylov.Q - torch.eye(krylov.size, dtype=torch.float64)).abs().max() < 1e-13
     assert krylov.size == 24
+
+
+def test_a_block_that_adds_something_and_nothing_loses_neither():
+    """Half of the start is mapped to zero, whose QR factors lie in the space; the other half leads out of it."""
+    A = torch.zeros(60, 60, dtype=torch.float64)
+    A[20:24, 4:8] = A[4:8, 20:24] = torch.eye(4)
+    krylov = lanczos.Krylov(lambda X: A @ X, torch.eye(60, dtype=torch.float64)[:, :8], 24)
+    assert krylov.extend() and krylov.extend()
+    made = A @ krylov.Q[:, :8]
+    assert made.norm() == 2 and (made - krylov.Q @ (krylov.Q.T @ made)).abs().max() < 1e-13
 
 
 def test_the_failure_probability_allows_for_each_step_to_be_the_last(monkeypatch):
@@ -145,7 +173,7 @@ def test_an_eigenvector_hidden_from_the_first_run_is_found_by_the_second():
 
 
 def test_a_space_that_is_too_small_says_how_far_it_got():
-    with pytest.raises(lanczos.LimitError, match=r"has 50 vectors, its limit is 50: \d+ eigenvalues have settled"):
+    with pytest.raises(lanczos.LimitError, match=r"has 48 vectors, its limit is 50: \d+ eigenvalues have settled"):
         certified(matrix(SPECTRA["plateau"]), 1e-6, limit=50)
 
 
@@ -195,16 +223,17 @@ def test_the_count_lies_between_that_of_the_ritz_values_and_the_bound(seed, coup
     exact = torch.linalg.eigvalsh(A)
     for t in torch.linspace(0.62, 1.3, 35).tolist():
         count = int((exact > t).sum())
-        assert int((values > t).sum()) <= count <= certificates.most_above(values, residuals, t, ceiling=0.6)
+        certain = certificates.ceiling(values, residuals, t) >= 0.6
+        assert int((values > t).sum()) <= count and (not certain or int((values > t).sum()) == count)
 
 
-def test_the_bound_on_the_count_is_attained():
+def test_the_ceiling_is_attained():
     """Ritz value 0.9, rest 0.6, coupling c: the eigenvalue exceeds 1 if and only if (1 - 0.9) (1 - 0.6) < c^2."""
     for c, count in ((0.199, 0), (0.201, 1)):
         A = torch.tensor([[0.9, c], [c, 0.6]], dtype=torch.float64)
         values, residuals = A[:1, 0], torch.tensor([[0.0], [c]], dtype=torch.float64)
         assert int((torch.linalg.eigvalsh(A) > 1).sum()) == count
-        assert certificates.most_above(values, residuals, 1.0, ceiling=0.6) == count
+        assert (certificates.ceiling(values, residuals, 1.0) >= 0.6) == (count == 0)
 
 
 def certify_coupled(coupling, end, frobenius):
@@ -214,7 +243,8 @@ def certify_coupled(coupling, end, frobenius):
     norm = torch.linalg.matrix_norm(A).item() if frobenius else None
     problem = lanczos.Problem(multiplied(A), 12, A, lambda values: 1.001, A.trace().item(), norm)
     run = lanczos.Run(lanczos.Search(problem, 12, generator()))
-    return *run.certify(lanczos.Ritz(values, residuals, V), 1.001), run.before
+    run.krylov.restore({"Q": V, "W": A @ V, "H": torch.diag(values), "next": A @ V, "last": 5})
+    return *run.certify(values, residuals, 1.001), run.before
 
 
 @pytest.mark.parametrize(("frobenius", "kind"), [(False, "probabilistic"), (True, "deterministic")])
@@ -225,9 +255,12 @@ def test_a_ritz_value_that_its_residual_may_lift_over_the_threshold_is_not_count
 
 
 def test_the_rest_has_to_end_where_the_bound_on_the_count_takes_it_to_end():
-    """A rest between the highest ceiling, 0.99 of the threshold, and the threshold gives no certificate."""
-    assert certify_coupled(1e-3, 0.98, False)[1] == 0
-    assert certify_coupled(1e-3, 0.995, False)[1] == 1
+    """A rest between that end and the threshold gives no certificate."""
+    A, V = coupled(3, 0.007)
+    end = certificates.ceiling(A.diagonal()[:5], A @ V - V * A.diagonal()[:5], 1.001)
+    assert lanczos.CEILING < end < 0.99
+    assert certify_coupled(0.007, end - 0.01, False)[1] == 0
+    assert certify_coupled(0.007, end + 0.01, False)[1] == 1
 
 
 def test_where_the_residuals_leave_the_count_open_the_same_space_grows(monkeypatch):
