@@ -27,6 +27,9 @@ WEIGHTS = {
     "small-allcnn": 26_982,
 }
 
+# The networks whose other layers have some hundred weights when the large ones are frozen
+DEEP = [name for name in nets.NETWORKS if name not in ("small-one-fc", "tiny-one-fc")]
+
 
 @pytest.fixture
 def one_thread():
@@ -65,7 +68,7 @@ def network_problem(name, n):
 
 
 def small_problem(name, side):
-    """A network whose small layers alone are trained, on small images; a third of d examples, or 50 more than d."""
+    """One of DEEP whose small layers alone are trained, on small images; a third of d examples, or 50 more than d."""
     model = network(name)
     for layer in model.modules():
         own = list(layer.parameters(recurse=False))

@@ -5,7 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from problems import generator, gradients_with_spectrum, network_problem, same, small_problem, ten_above
+from problems import DEEP, generator, gradients_with_spectrum, network_problem, same, small_problem, ten_above
 from references import autograd_gradients, diffusion_from_pairs, minibatch_variance
 from scipy.sparse.linalg import eigsh
 
@@ -131,7 +131,7 @@ def test_the_back_ends_agree_on_both_sides_of_N_equal_d(N):
 
 
 @pytest.mark.parametrize("side", ["N < d", "N > d"])
-@pytest.mark.parametrize("name", nets.NETWORKS)
+@pytest.mark.parametrize("name", DEEP)
 def test_the_back_ends_agree_on_every_network_on_both_sides_of_N_equal_d(name, side):
     """With the large layers frozen; those are trained in ``test_agreement.py``."""
     problem = small_problem(name, side)

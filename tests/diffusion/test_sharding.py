@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from problems import network_problem, small_problem
+from problems import DEEP, network_problem, small_problem
 
-from sgdvi_lite import DiffusionMatrix, nets
+from sgdvi_lite import DiffusionMatrix
 
 PROGRAM = """
     import sys
     import torch
     import torch.distributed as dist
-    from problems import generator, network_problem, small_problem, ten_above
+    from problems import DEEP, generator, network_problem, small_problem, ten_above
     from sgdvi_lite import DiffusionMatrix, nets
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{sys.argv[3]}", rank=int(sys.argv[1]), world_size=2)
@@ -46,7 +46,7 @@ COMPARE = """
 """
 EVERY = """
     found = {}
-    for name, side in ((name, side) for name in nets.NETWORKS for side in ("N < d", "N > d")):
+    for name, side in ((name, side) for name in DEEP for side in ("N < d", "N > d")):
         model, loss, x, y = small_problem(name, side)
         mine = slice(0, len(x) // 3) if rank == 0 else slice(len(x) // 3, None)
         for backend in ("dense", "gram", "recomputed"):
@@ -130,7 +130,7 @@ def test_two_processes_agree_with_one(tmp_path):
 
 def test_two_processes_agree_with_one_on_every_network_on_both_sides_of_N_equal_d(tmp_path):
     for found in on_two_ranks(EVERY, tmp_path):
-        assert len(found) == 3 * 2 * len(nets.NETWORKS)
+        assert len(found) == 3 * 2 * len(DEEP)
         for (name, side, _), (product, trace, values, count) in found.items():
             D = one_process(name, side)
             exact = D @ torch.ones(D.shape[0], 2, dtype=torch.float64)
