@@ -34,7 +34,7 @@ def orthonormal(d, k):
 
 
 def agrees(found, covariance, V):
-    """Whether trace, variances and share are those of a matrix, up to four standard errors, which are a tenth or less."""
+    """Whether trace, variances and share are those of a matrix, up to four standard errors of a tenth or less."""
     exact, trace = (V.T @ covariance @ V).diagonal().numpy(), covariance.trace().item()
     pairs = [(found.trace, trace), (found.variances, exact), (found.share, exact.sum() / trace)]
     assert all(np.all(estimate.error < 0.1 * estimate.value) for estimate, _ in pairs)
@@ -107,45 +107,51 @@ def test_it_is_the_factor_times_d_where_examples_do_not_see_each_other(norm, sam
     assert not agrees(found, minibatch_factor(N, 16, other == "with") * D, V)
 
 
-def test_with_batch_norm_it_is_not():
-    problem, _, _ = network_and_matrix("batch")
-    nets.calibrate(problem[0], problem[2])
-    D = diffusion_from_pairs(autograd_gradients(problem[0].eval(), *problem[1:]))
-    found = measured_covariance(*problem, drawn(300, 16), generator=generator())
-    assert abs(found.trace.value - minibatch_factor(N, 16) * D.trace()) > 20 * found.trace.error
+def test_with_batch_norm_it_is_neither_in_size_nor_in_direction():
+    (model, loss, x, y), _, _ = network_and_matrix("batch")
+    D = diffusion_from_pairs(autograd_gradients(nets.calibrate(model, x).eval(), loss, x, y))
+    values, vectors = torch.linalg.eigh(D)
+    batches, V = drawn(300, 8), vectors[:, -10:]
+    found = measured_covariance(model, loss, x, y, batches, generator=generator(), directions=V)
+    assert found.trace.value - minibatch_factor(N, 8) * D.trace().item() > 4 * found.trace.error
+    assert (values[-10:].sum() / D.trace()).item() - found.share.value > 4 * found.share.error
 
 
 # ---- errors
 
 
-def repeated(n, b, sampling, runs=200):
+def repeated(n, runs=200):
     """Traces and their errors of many measurements, each of ``n`` batches."""
     model, loss, x, y = linear(total=200)
-    batches = drawn(n * runs, b, sampling, total=200)
+    batches = drawn(n * runs, 8, total=200)
     parts = (batches[i * n : (i + 1) * n] for i in range(runs))
     traces = [measured_covariance(model, loss, x, y, part, generator=generator()).trace for part in parts]
-    return np.array(traces).T, minibatch_factor(200, b, sampling == "with") * x.var(0, correction=0).sum().item()
+    return np.array(traces).T, minibatch_factor(200, 8) * x.var(0, correction=0).sum().item()
 
 
 def test_the_error_is_that_of_repeated_measurements_and_there_is_no_bias():
-    """The variance of 200 values is known to 10 %; the mean of three values that divide by n would be off by a third."""
-    (values, errors), exact = repeated(3, 8, "with")
+    """The variance of 200 values is known to 10 %; if three batches were divided by n, a third would be missing."""
+    (values, errors), exact = repeated(3)
     assert abs(values.mean() - exact) < 4 * values.std() / 200**0.5
-    (values, errors), exact = repeated(20, 8, "with")
+    (values, errors), exact = repeated(20)
     assert np.mean(errors**2) == pytest.approx(values.var(), rel=0.3)
 
 
-def test_whole_epochs_of_reshuffled_batches_give_too_large_a_value_and_error():
-    (values, errors), exact = repeated(25, 8, "reshuffled")
-    assert abs(values.mean() - 25 / 24 * exact) < 4 * values.std() / 200**0.5 < 0.03 * exact
-    assert np.mean(errors**2) > 1.2 * values.var()
+def test_all_batches_of_a_permutation_give_too_large_a_value_and_error():
+    """Of single examples the value is the same for each permutation, larger than their variance by n / (n - 1)."""
+    model, loss, x, y = linear(total=25)
+    for seed in range(3):
+        batches = drawn(25, 1, "reshuffled", seed, total=25)
+        trace = measured_covariance(model, loss, x, y, batches, generator=generator()).trace
+        assert trace.value == pytest.approx(25 / 24 * x.var(0, correction=0).sum().item(), rel=1e-12)
+        assert trace.error > 0.1 * trace.value
 
 
 # ---- what it leaves, and what it refuses
 
 
 def test_nothing_of_the_callers_is_changed():
-    model, _ = nets.build("small-lenet", in_shape=(1, 22, 22), classes=10, generator=generator()), None
+    model = nets.build("small-lenet", in_shape=(1, 22, 22), classes=10, generator=generator())
     x, y = torch.randn(12, 1, 22, 22, generator=generator(1)), torch.arange(12) % 10
     nets.calibrate(model, x)
     model.eval()
