@@ -40,9 +40,9 @@ def _of(run, report) -> Experiment:
 
 
 EXPERIMENTS = {
-    "noise": _of(noise_run, noise_report),
     "spectrum": _of(spectrum_run, spectrum_report),
     "trajectory": _of(trajectory_run, trajectory_report),
+    "noise": _of(noise_run, noise_report),
 }
 
 PRESETS: dict[str, dict[str, Settings]] = {name: experiment.presets for name, experiment in EXPERIMENTS.items()}
