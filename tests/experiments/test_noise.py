@@ -93,7 +93,8 @@ def test_the_table_says_what_the_arrays_say_each_number_beside_what_d_predicts(p
     assert len(rows) == 2 + 2 * NORMS * 3 and table.columns == ["network, dropout, epoch", "D / b", "b = 8", "b = 32"]
     value = a["ratio"][:, 0, 1, 0, 1]
     assert rows[2][0] == "batch-norm, 0, 1" and rows[2][1] == "1.00"
-    assert rows[2][3] == f"{value.mean():.2f} +- {abs(value[0] - value[1]) / 2:.2f}"
+    least, spread = np.hypot(*a["ratio_error"][:, 0, 1, 0, 1]) / 2, abs(value[0] - value[1]) / 2
+    assert rows[2][3] == f"{value.mean():.2f} +- {max(least, spread):.2f}"
     assert rows[-1][:2] == ["no norm, 0, 2", f"{a['own_share'][:, 2, 2].mean():.2f}"]
     one = {name: array[:1] if array.ndim > 2 else array for name, array in a.items()}
     alone = reports.table(results.Result(one, result.provenance)).rows[1][2]

@@ -10,10 +10,9 @@ NAMES = [f"{norm}-norm" if norm else "no norm" for norm in nets.NORMS]
 
 
 def over_runs(values: np.ndarray, errors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean over runs and its standard error: that of the runs' spread, or of the only measurement."""
-    if len(values) == 1:
-        return values[0], errors[0]
-    return values.mean(axis=0), values.std(axis=0, ddof=1) / len(values) ** 0.5
+    """Mean over runs and its standard error: by their spread, and at least that of what was measured."""
+    n, least = len(values), np.sqrt((errors**2).sum(axis=0)) / len(values)
+    return values.mean(axis=0), np.maximum(least, values.std(axis=0, ddof=1) / n**0.5) if n > 1 else least
 
 
 def table(result: results.Result) -> Table:
@@ -52,6 +51,8 @@ def draw(result: results.Result) -> Figure:
         ax.set(xscale="log", yscale="log", title=f"{note['net']}, epoch {epoch}")
     for ax in grid[1]:
         ax.set(xlabel="batch size b", ylim=(0, 1))
+        ax.set_xticks(a["b"], a["b"])
+        ax.minorticks_off()
     grid[0, 0].set_ylabel("b tr Cov / tr D")
     grid[1, 0].set_ylabel("share in ten directions of D")
     grid[0, 0].legend()
