@@ -1,4 +1,4 @@
-"""Under what conditions gradients are computed: a network as it was, numbers in full precision; and their memory."""
+"""Under what conditions gradients are computed: a network as it was, precision, chance; and their memory."""
 
 import weakref
 from collections.abc import Iterator
@@ -115,6 +115,30 @@ def computing(remedy: str, what: str) -> Iterator[None]:
     except torch.OutOfMemoryError as error:
         fault = f"{what}: the device is out of memory: {remedy} ({str(error).splitlines()[0]})"
         raise MemoryError(fault) from error
+
+
+@contextmanager
+def repeatable(device: torch.device) -> Iterator[None]:
+    """Steps that can be made again: cuDNN chooses what gives the same twice, and graphs are kept, whatever the caller.
+
+    The global random state of the CPU and of this device stays.
+    """
+    cudnn = torch.backends.cudnn
+    before = cudnn.benchmark, cudnn.deterministic  # cudnn.flags() fails where TF32 is chosen by the newer switches
+    cudnn.benchmark, cudnn.deterministic = False, True
+    random = torch.random.fork_rng([device] if device.type == "cuda" else [])
+    try:
+        with random, torch.inference_mode(False), torch.enable_grad():
+            yield
+    finally:
+        cudnn.benchmark, cudnn.deterministic = before
+
+
+def seed_device(value: int, device: torch.device) -> None:
+    """Seed the CPU and this device, as :func:`torch.manual_seed` does with all that there are."""
+    torch.default_generator.manual_seed(value)
+    if device.type == "cuda":
+        torch.cuda.default_generators[device.index].manual_seed(value)
 
 
 class Peak(TorchDispatchMode):

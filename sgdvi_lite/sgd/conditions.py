@@ -1,4 +1,4 @@
-"""What training asks of its arguments, and what has to be the same for a step to be made again."""
+"""What training asks of its arguments, and how it is undone."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,30 +26,6 @@ def examples(model: nn.Module, x: Array, y: Array, generator: torch.Generator) -
         _checks.require(value.device == home, fault)
     check_generator(generator)
     return x, y
-
-
-@contextmanager
-def repeatable(device: torch.device) -> Iterator[None]:
-    """Steps that can be made again: cuDNN chooses what gives the same twice, and graphs are kept, whatever the caller.
-
-    The global random state of the CPU and of this device stays.
-    """
-    cudnn = torch.backends.cudnn
-    before = cudnn.benchmark, cudnn.deterministic  # cudnn.flags() fails where TF32 is chosen by the newer switches
-    cudnn.benchmark, cudnn.deterministic = False, True
-    random = torch.random.fork_rng([device] if device.type == "cuda" else [])
-    try:
-        with random, torch.inference_mode(False), torch.enable_grad():
-            yield
-    finally:
-        cudnn.benchmark, cudnn.deterministic = before
-
-
-def seed(value: int, device: torch.device) -> None:
-    """Seed the CPU and this device, as :func:`torch.manual_seed` does with all that there are."""
-    torch.default_generator.manual_seed(value)
-    if device.type == "cuda":
-        torch.cuda.default_generators[device.index].manual_seed(value)
 
 
 @contextmanager

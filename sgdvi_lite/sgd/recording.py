@@ -15,6 +15,7 @@ from sgdvi_lite import _checks, nets
 from sgdvi_lite._storage.files import digest
 from sgdvi_lite._storage.folder import read_header, read_state
 from sgdvi_lite.gradients import Loss
+from sgdvi_lite.gradients.conditions import repeatable
 from sgdvi_lite.sgd import conditions
 from sgdvi_lite.sgd.conditions import Array
 from sgdvi_lite.sgd.contract import Settings, is_at, load_network
@@ -192,7 +193,7 @@ def record(
     versions = {"python": platform.python_version(), "torch": str(torch.__version__), "numpy": np.__version__}
     made = {"threads": torch.get_num_threads(), "versions": versions}
     made |= {"network": str(model), "loss": getattr(loss, "__qualname__", str(loss))}  # names tell less than `computes`
-    with conditions.undone(model, generator), conditions.repeatable(x.device):
+    with conditions.undone(model, generator), repeatable(x.device):
         _rewind(Path(folder), model, generator)
         kind = choose(model.train(), loss, x, y, settings)
         run = asdict(settings) | {"engine": kind.name} | _fingerprint(model, loss, x, y, generator)

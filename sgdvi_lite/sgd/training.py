@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 
 from sgdvi_lite import _checks
 from sgdvi_lite.gradients import Loss
+from sgdvi_lite.gradients.conditions import repeatable, seed_device
 from sgdvi_lite.sgd import conditions
 from sgdvi_lite.sgd.conditions import Array
 from sgdvi_lite.sgd.sampling import Real, Whole, batches, check, number
@@ -95,8 +96,8 @@ class SGD:
             group["lr"] = lr
         self.model.train()
         seed = int(torch.randint(2**31, (), generator=self.generator))
-        with conditions.repeatable(self.x.device):
-            conditions.seed(seed, self.x.device)
+        with repeatable(self.x.device):
+            seed_device(seed, self.x.device)
             drawn = batches(len(self.x), self.batch_size, self.sampling, self.generator)
             losses = torch.stack([self._step(index) for index in drawn]).tolist()  # one wait for the device
         self.model.eval()

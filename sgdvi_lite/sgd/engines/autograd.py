@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from sgdvi_lite import nets
 from sgdvi_lite.gradients import Loss
-from sgdvi_lite.sgd import conditions
+from sgdvi_lite.gradients.conditions import seed_device
 from sgdvi_lite.sgd.contract import Engine, Settings
 
 
@@ -28,7 +28,7 @@ class Autograd(Engine):
     def prepare(self, index: Tensor, seed: int) -> None:
         """Take the batches to the network's device; the seed is for dropout and the like."""
         self._index, self._rows = index.to(self._x.device), []
-        conditions.seed(seed, self._x.device)
+        seed_device(seed, self._x.device)
 
     def step(self, k: int) -> None:
         """Make step ``k`` of the chunk, as :class:`torch.optim.SGD`, and note what the log says of it."""
