@@ -24,7 +24,7 @@ from sgdvi_lite.sgd.engines.fully_connected import FullyConnected, applies
 TRIAL = 2  # steps in which engines are compared: the second has a velocity
 TRIAL_LR = 0.01  # at most: two trajectories in floating point must not part
 ROUNDING = 10  # roots of the machine's precision by which the engines may differ, relative to a parameter's gradient
-SMALL = 1e-3  # of the largest gradient of all: below it a parameter's own is rounding
+SMALL = 1e-2  # of the largest gradient of all: below it a parameter's own is rounding, as of a bias below a batch-norm
 STILL = {"lr": sys.float_info.min, "momentum": 0.0, "nesterov": False, "weight_decay": 0.0}  # v.v is that of a gradient
 SCALES = (1.0, 4.0)  # of the weights: far from the start a loss may be another one, as Huber's is
 BATCHES = 16  # at most are looked at
