@@ -274,13 +274,6 @@ def test_the_gradient_of_the_figure_is_the_mean_over_an_epoch_of_batches(kept):
     assert abs(a["figure_gradient"][9] - np.mean(norms)) < 6 * np.std(norms)
 
 
-def test_a_spliced_curve_begins_with_one_run_and_is_the_mean_over_the_last_hundred_epochs_or_so():
-    curve = report.spliced(np.full(175, 4.0), np.array([1001, 3001]), np.array([1.0, 1.0]))
-    assert len(curve) == 175 + 2001 and np.allclose(curve[:175], 4) and curve[-1] == pytest.approx(1, abs=1e-6)
-    weights = (100 / 101) ** np.arange(276)
-    assert curve[275] == pytest.approx((weights[:101].sum() + 4 * weights[101:].sum()) / weights.sum())
-
-
 # ---- stationarity, and a current that was planted
 
 
@@ -498,17 +491,18 @@ def test_a_result_from_before_some_rows_were_there_says_so(kept):
     arrays = {name: array for name, array in kept[0].arrays.items() if name not in old}
     result = dataclasses.replace(kept[0], arrays=arrays)
     texts = [row[1] for row in reports.table(result).rows if not isinstance(row, str)]
-    assert texts.count("not measured") == 7 and len(reports.draw(result).axes) == 8
+    assert texts.count("not measured") == 7 and len(reports.draw(result).axes) == 4
 
 
-def test_the_figure_has_eight_panels_with_what_was_measured(kept, monkeypatch):
+def test_the_figure_has_four_panels_with_what_was_measured(kept, monkeypatch):
     monkeypatch.setattr("matplotlib.pyplot.figure", lambda *a, **k: pytest.fail("pyplot was used"))
     figure = reports.draw(kept[0])
     titles = [ax.get_title(loc="left") for ax in figure.axes]
-    assert len(titles) == 8 and [title[:3] for title in titles[:6]] == ["(a)", "(a)", "(b)", "(b)", "(c)", "(c)"]
-    for ax, name in ((figure.axes[1], "spectrum"), (figure.axes[3], "correlation")):
-        assert np.array_equal(ax.lines[0].get_ydata(), kept[0].arrays[name][0])
-    assert np.array_equal(figure.axes[0].lines[0].get_ydata(), kept[0].arrays["figure_spectrum"][0, 1:])
+    assert len(titles) == 4 and [title[:3] for title in titles[:3]] == ["(a)", "(b)", "(c)"]
+    drawn = figure.axes[0].lines[0].get_ydata()
+    assert np.array_equal(drawn, kept[0].arrays["spectrum"][0])
+    floors = [line.get_ydata() for line in figure.axes[2].lines[2:]]
+    assert np.allclose(np.square(floors), [kept[0].arrays["floor_square"], kept[0].arrays["floor_shuffled"]])
 
 
 ARGUMENTS = ["run", "trajectory", "--pool", "2", "--epochs", "560", "--burn", "40", "--classes", "0,1,2"]

@@ -1,15 +1,13 @@
-"""What a saved trajectory says: a table, a row for each finding beside its null model, and a figure of eight panels."""
+"""What a saved trajectory says: a table, a row for each finding beside its null model, and a figure of four panels."""
 
 from collections.abc import Callable
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from scipy.signal import lfilter
 
 from sgdvi_lite import plots, results, series
-from sgdvi_lite.experiments.trajectory.slopes import SPLICED
-from sgdvi_lite.experiments.trajectory.turning import DRAWS, TURNS
+from sgdvi_lite.experiments.trajectory.turning import DRAWS
 from sgdvi_lite.tables import Table
 
 # Planes of a planted current, among the components
@@ -18,14 +16,11 @@ KINDS = ("leading", "last two of 20", "next two")
 # Colour of what was measured of the run
 RUN = plots.COLOURS[0]
 
-# Colours of the null models: AR(1), random walk
-NULL, WALK = plots.COLOURS[1], plots.COLOURS[2]
+# Colour of the null models
+NULL = plots.COLOURS[1]
 
-# Half-widths of the 95 % and 99 % bands of white noise, in units of 1 / sqrt(n)
-WHITE = (1.960, 2.576)
-
-# Centre of mass, in epochs, of the exponential average in the paper's third plot
-SMOOTHED = 100
+# Half-width of the 99 % band of white noise, in units of 1 / sqrt(n)
+WHITE = 2.576
 
 # How often a planted current must be seen to count as one that would be
 SEEN = 0.8
@@ -142,18 +137,11 @@ def smallest(a: dict) -> np.ndarray:
     """
     power = a["planted_power"].astype(float)
     error = np.sqrt(np.maximum(power * (1 - power), 1 / DRAWS) / DRAWS)
-    curves = (np.minimum(power + shift * error, 1.0) for shift in (0, 1, -1))
-    crossed = [np.apply_along_axis(_crossing, 2, curve, np.log(a["planted_part"])) for curve in curves]
-    return TOP * np.stack(crossed, axis=-1)
-
-
-def _crossing(power: np.ndarray, x: np.ndarray) -> float:
-    """Where the power exceeds ``SEEN`` for good, between two strengths by a straight line in their logarithms."""
-    below = np.flatnonzero(power < SEEN)
-    last = below[-1] if len(below) else -1
-    if last == len(power) - 1:
-        return np.inf
-    return np.exp(x[0] if last < 0 else np.interp(SEEN, power[last : last + 2], x[last : last + 2]))
+    x = np.log(a["planted_part"].astype(float))
+    curves = np.stack([power, power + error, power - error])
+    return TOP * np.exp(np.apply_along_axis(lambda p: np.interp(SEEN, p, x, right=np.inf), -1, curves)).transpose(
+        1, 2, 0
+    )
 
 
 def _strength(values: np.ndarray) -> str:
@@ -161,96 +149,38 @@ def _strength(values: np.ndarray) -> str:
     return value if value == "none" else f"{value} ({low} to {high})"
 
 
-def spliced(first: np.ndarray, epochs: np.ndarray, norms: np.ndarray, smoothed: float = SMOOTHED) -> np.ndarray:
-    """The paper's third plot, made of measured norms: the ``first`` epochs of one run, then another run; smoothed.
-
-    Parameters
-    ----------
-    first
-        Norms of the first epochs of a run, one each ``(m,)``.
-    epochs, norms
-        Epochs ``(k,)`` after its burn-in at which another run was measured, and its norms there; between them lie
-        straight lines.
-    smoothed
-        Centre of mass of the exponential average, in epochs.
-
-    Returns
-    -------
-    np.ndarray
-        The curve, one value an epoch ``(m + epochs[-1] - epochs[0] + 1,)``.
-    """
-    later = np.interp(np.arange(epochs[0], epochs[-1] + 1), epochs, norms)
-    curve, keep = np.concatenate([first, later]), smoothed / (1 + smoothed)
-    top, bottom = (lfilter([1.0], [1.0, -keep], part) for part in (curve, np.ones_like(curve)))
-    return top / bottom
-
-
 def draw(result: results.Result) -> Figure:
-    """Draw the three plots of the longer version's Figure 3: left with its axes, right as one reads them; and areas."""
-    figure = Figure(figsize=(6.4, 11), layout="constrained")
-    plots_ = (_figure_increments, _increments, _figure_correlation, _correlation, _figure_gradient, _gradient)
-    for ax, plot in zip(figure.subplots(4, 2).flat, (*plots_, _area, _power), strict=True):
-        try:
-            plot(ax, result.arrays, result.provenance["settings"])
-        except KeyError:  # the result is older than this plot
-            ax.set_axis_off()
-        ax.title.set_fontsize(10)
+    """Draw the three plots of the longer version's Figure 3, with null models, and the area against the lag."""
+    figure = Figure(figsize=(6.4, 13))
+    for ax, plot in zip(figure.subplots(4), (_increments, _correlation, _gradient, _area), strict=True):
+        plot(ax, result.arrays, result.provenance["settings"])
     return figure
-
-
-def _figure_increments(ax: Axes, a: dict, note: dict) -> None:
-    """Plot (a) as in the figure: amplitudes of the increments at the lowest frequencies."""
-    x = a["figure_frequency"][1:]
-    curves = (a[f"figure{kind}_spectrum"][:, 1:] for kind in ("", "_null", "_walk"))
-    _bands(ax, x, *curves)
-    ax.set(xscale="log", ylim=(0, None), xlabel="cycles an epoch", title="(a) as in the figure: amplitude")
-    ax.legend(fontsize=8)
 
 
 def _increments(ax: Axes, a: dict, note: dict) -> None:
     """Plot (a): spectrum of the increments over their variance, and AR(1) processes fitted to each weight."""
-    _bands(ax, a["frequency"], a["spectrum"], a["null_spectrum"][None], np.full((1, a["frequency"].size), 2.0))
-    ax.set(xscale="log", yscale="log", xlabel="cycles an epoch", title="(a) density over variance")
-
-
-def _figure_correlation(ax: Axes, a: dict, note: dict) -> None:
-    """Plot (b) as in the figure: autocorrelation at a hundred lags, bands of white noise."""
-    _bands(ax, a["figure_lag"][1:], *(a[f"figure{kind}_correlation"][:, 1:] for kind in ("", "_null", "_walk")))
-    for white in np.divide(WHITE, np.sqrt(note["epochs"] - note["burn"])):
-        ax.hlines([-white, white], *ax.get_xlim(), color=plots.GREY, linestyle="--", linewidth=0.8)
-    ax.set(xscale="log", ylim=(-0.6, 1), xlabel="lag, epochs", title="(b) as in the figure: autocorrelation")
+    _curves(ax, a["frequency"], a["spectrum"], a["null_spectrum"])
+    ax.set(xscale="log", yscale="log", xlabel="cycles an epoch", title="(a) increments, density over variance")
+    ax.legend(fontsize=10)
 
 
 def _correlation(ax: Axes, a: dict, note: dict) -> None:
     """Plot (b): autocorrelation of the weights, the band of white noise, AR(1) processes fitted to each weight."""
-    _bands(ax, a["lag"], a["correlation"], a["null_correlation"][None])
-    white = WHITE[1] / np.sqrt(note["epochs"] - int(a.get("burn", note["burn"])))
+    _curves(ax, a["lag"], a["correlation"], a["null_correlation"])
+    white = WHITE / np.sqrt(note["epochs"] - int(a.get("burn", note["burn"])))
     ax.axhspan(-white, white, color=plots.GREY, alpha=0.4, linewidth=0)
-    ax.set(xscale="log", xlabel="lag, epochs", title="(b) autocorrelation")
-
-
-def _figure_gradient(ax: Axes, a: dict, note: dict) -> None:
-    """Plot (c) as in the figure, spliced from the run's own start, beside what was measured."""
-    x, y = a["figure_epoch"], a["figure_gradient"].astype(float)
-    later = x >= note["burn"]
-    curve = spliced(y[:SPLICED], x[later], y[later])
-    ax.plot(x[1:], y[1:], color=plots.GREY, linewidth=0.8, label="measured")
-    ax.plot(np.arange(10, len(curve)), curve[10:], color=RUN, linewidth=1.2, label="spliced, smoothed")
-    ax.set(xscale="log", xlim=(10, None), xlabel="epoch", title=r"(c) as in the figure: $|\nabla f| / \sqrt{d}$")
-    ax.set_ylim(0, 1.1 * y[x >= 10].max())
-    ax.legend(fontsize=8)
+    ax.set(xscale="log", xlabel="lag, epochs", title="(b) autocorrelation of the weights")
 
 
 def _gradient(ax: Axes, a: dict, note: dict) -> None:
-    """Plot (c): norm of the mean gradient over sqrt(d), the noise of a batch, and the floors."""
-    ax.plot(a["floor_epoch"], a["floor_gradient"], color=RUN, linewidth=1)
+    """Plot (c): norm of the full gradient over sqrt(d), the noise of a batch, and the floors."""
+    ax.plot(a["gradient_epoch"], a["gradient"], color=RUN, linewidth=1)
     ax.plot(a["floor_epoch"], a["batch_noise"], color=plots.GREY, linewidth=1, label="noise of a batch")
-    for line, name in (("--", "square"), (":", "shuffled")):
-        floor = np.sqrt(np.maximum(a[f"floor_{name}"], 0))
-        label = {"square": "floor, independent", "shuffled": "floor, reshuffled"}[name]
-        ax.plot(a["floor_epoch"], floor, line, color=NULL, linewidth=1.2, label=label)
-    ax.set(yscale="log", xlabel="epoch", title=r"(c) $|\nabla f| / \sqrt{d}$ and its floors")
-    ax.legend(fontsize=8)
+    for style, name, batches in (("--", "square", "independent"), (":", "shuffled", "reshuffled")):
+        floor = np.sqrt(np.maximum(a.get(f"floor_{name}", np.nan * a["floor_square"]), 0))
+        ax.plot(a["floor_epoch"], floor, style, color=NULL, linewidth=1.5, label=f"floor, {batches} batches")
+    ax.set(yscale="log", xlabel="epoch", title=r"(c) $|\nabla f| / \sqrt{d}$")
+    ax.legend(fontsize=10)
 
 
 def _area(ax: Axes, a: dict, note: dict) -> None:
@@ -260,23 +190,12 @@ def _area(ax: Axes, a: dict, note: dict) -> None:
         ax.plot(part["area_lag"], value, color=colour, label=name)
         ax.fill_between(part["area_lag"], value - 2 * error, value + 2 * error, color=colour, alpha=0.2, linewidth=0)
     ax.axhline(0, color=plots.GREY, linewidth=0.8)
-    ax.set(xscale="log", xlabel="lag, epochs", title="area over variance, new data")
-    ax.legend(fontsize=8)
+    ax.set(xscale="log", xlabel="lag, epochs", title="area over variance, in new data")
+    ax.legend(fontsize=10)
 
 
-def _power(ax: Axes, a: dict, note: dict) -> None:
-    """How often a current planted in the leading plane is seen, and in the last two components that are looked at."""
-    strength = TOP * a["planted_part"]
-    for style, name, rows in zip(("-", "--", ":"), KINDS, a["planted_power"], strict=True):
-        for turn, colour, power in zip(TURNS, plots.COLOURS, rows, strict=False):
-            ax.plot(strength, power, style, color=colour, linewidth=1.2, label=f"{name}, {turn} epochs")
-    ax.set(xscale="log", ylim=(-0.05, 1.05), xlabel="planted area over variance", title="part of draws seen")
-    ax.legend(fontsize=6)
-
-
-def _bands(ax: Axes, x: np.ndarray, run: np.ndarray, null: np.ndarray, walk: np.ndarray | None = None) -> None:
-    """Means, and the middle 68 % where there are quantiles, of the run and its null models."""
-    for y, colour, label in ((run, RUN, "weights"), (null, NULL, "AR(1), each"), (walk, WALK, "random walk")):
-        if y is not None:
-            ax.plot(x, y[0], color=colour, linewidth=1.2, label=label)
-            ax.fill_between(x, y[1 % len(y)], y[2 % len(y)], color=colour, alpha=0.15, linewidth=0)
+def _curves(ax: Axes, x: np.ndarray, run: np.ndarray, null: np.ndarray) -> None:
+    mean, low, high = run
+    ax.plot(x, mean, color=RUN, linewidth=1.2, label="weights: mean, middle 68 %")
+    ax.fill_between(x, low, high, color=RUN, alpha=0.2, linewidth=0)
+    ax.plot(x, null, color=NULL, linewidth=1.2, label="AR(1), each weight")
