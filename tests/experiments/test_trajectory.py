@@ -471,8 +471,8 @@ def test_the_table_says_what_the_arrays_say(kept):
     norm = text["|grad f| / sqrt(d), first and last tenth"]
     assert norm == f"{first:.3g} -> {last:.3g}, last over first {last / first:.2f}"
     for kind, floor in (("independent", "floor_square"), ("reshuffled", "floor_shuffled")):
-        squares = a["floor_gradient"] ** 2, a[floor]
-        tops, bottoms = (square.reshape(10, 2).mean(1) for square in squares)
+        squares = a["gradient"].astype(float) ** 2, a[floor]
+        tops, bottoms = (square.reshape(10, -1).mean(1) for square in squares)
         shown = text[f"gradient over the floor of {kind} batches, by tenths"].split()
         assert shown == [f"{ratio:.2f}" for ratio in np.sqrt(tops / bottoms)]
     assert reports.table(result).columns == ("finding", "value")

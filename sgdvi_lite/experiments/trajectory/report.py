@@ -44,6 +44,7 @@ def table(result: results.Result) -> Table:
             f"{first:.3g} -> {last:.3g}, last over first {last / first:.2f}"
         ),
         "gradient noise of a batch, last tenth": lambda: f"{ends(a['batch_noise'])[1]:.3g}",
+        "mean gradient of an epoch over that of independent noise": lambda: f"{left_over(a):.2f}",
         "gradient over the floor of independent batches, by tenths": lambda: over_floor(a, "floor_square"),
         "gradient over the floor of reshuffled batches, by tenths": lambda: over_floor(a, "floor_shuffled"),
         "increments below 0.05 cycles": lambda: "{:.2%}; AR(1) of each weight {:.2%}".format(*a["low_share"]),
@@ -97,9 +98,20 @@ def ends(curve: np.ndarray) -> tuple[float, float]:
 
 def over_floor(a: dict, floor: str) -> str:
     """Root mean square of the gradient over the root of a squared floor, in each tenth of the run."""
-    squares = (np.array_split(curve, 10) for curve in (a["floor_gradient"].astype(float) ** 2, a[floor]))
+    squares = (np.array_split(curve, 10) for curve in (a["gradient"].astype(float) ** 2, a[floor]))
     pairs = ((top.mean(), max(bottom.mean(), 0.0)) for top, bottom in zip(*squares, strict=True))
     return " ".join(f"{np.sqrt(top / bottom) if bottom else np.inf:.2f}" for top, bottom in pairs)
+
+
+def left_over(a: dict) -> float:
+    """The mean gradient of the batches of an epoch, rms, over that of as many independent noises of a batch.
+
+    It is 1 where the noise of an epoch does not cancel though the batches are reshuffled: with batch-norm the gradient
+    of an image depends on the rest of its batch.
+    """
+    squares = (a[name].astype(float) ** 2 for name in ("floor_gradient", "batch_noise"))
+    mean, noise = (square.mean() for square in squares)
+    return float(np.sqrt(mean / noise * a["epoch_steps"]))
 
 
 def _turning_rows(a: dict, p: Callable[[], np.ndarray]) -> list[tuple[str, Callable[[], str]]]:
