@@ -43,14 +43,15 @@ def turning(path: np.ndarray, generator: torch.Generator) -> dict:
     components have random phases of their own, and random walks with the covariance of the increments. ``p_values``
     are for the chosen and the leading plane.
     """
-    z, (_, new) = series.principal_components(path, COMPONENTS + 2), series.chosen_plane(path)
+    z, halves = series.principal_components(path, COMPONENTS + 2), series.chosen_plane(path)
     lead, lowest, lags = z[:, :COMPONENTS], 120 / len(z), np.unique(np.geomspace(1, len(z) // 50, 60).astype(int))
     fit, steps = series.fit_linear(lead, reversible=True), np.cov(np.diff(lead, axis=0).T)
     fits = (fit.sample(len(z), generator=generator) for _ in repeat(None))
     phases = (series.phase_surrogate(lead, generator=generator, together=False) for _ in repeat(None))
     walks = (series.brownian(len(z), steps, generator=generator) for _ in repeat(None))
     pairs = np.array([[_both(null) for null in islice(nulls, REPEATS)] for nulls in (fits, phases, walks)])
-    own, null, at = _both(path), pairs[:, :, :, 1], np.linspace(0, len(z) - 1, min(INSTANTS, len(z))).astype(int)
+    own = np.array([series.area_scores(x) for x in (np.concatenate(halves), lead[:, :2])])  # each in its plane, cheaply
+    null, at = pairs[:, :, :, 1], np.linspace(0, len(z) - 1, min(INSTANTS, len(z))).astype(int)
     return {
         "share": z.var(axis=0, ddof=1) / path.var(axis=0, ddof=1, dtype=np.float64).sum(),
         "components": lead[at].astype(np.float32),
@@ -60,7 +61,7 @@ def turning(path: np.ndarray, generator: torch.Generator) -> dict:
         "null_leading": null[:, :, 1],
         "p_values": [_chance(score, side) for score, side in zip(own[:, 1], null.transpose(2, 0, 1), strict=True)],
         "area_lag": lags,
-        "area": series.area_by_lag(new, lags),
+        "area": series.area_by_lag(halves[1], lags),
         "line": series.strongest_line(lead, lowest),
         "line_lowest": lowest,
         "null_line": series.strongest_line(next(fits), lowest),
