@@ -32,7 +32,7 @@ TOP = np.exp(-np.pi / 4) * np.sin(np.pi / 4)
 def table(result: results.Result) -> Table:
     """Return the table of a ``trajectory`` result: a row for each finding, the first says what was run."""
     a = result.arrays
-    first, last = ends(a["gradient"])
+    (first, last), change = ends(a["gradient"]), "{:.3g} -> {:.3g}, last over first {:.2f}"
     rows = {
         "what was run": lambda: _what_was_run(result),
         "errors from stationarity: balance, trends of loss and |x|": lambda: _drift(a),
@@ -40,9 +40,7 @@ def table(result: results.Result) -> Table:
         "error, training and test": lambda: f"{a['train_error']:.2%}, {a['test_error']:.2%}",
         "|x|, first and last tenth": lambda: "{:.4g} -> {:.4g}".format(*ends(a["size"])),
         "Yaida's balance": lambda: "{:.5f} +- {:.5f}, {:+.1f} errors from 1".format(*a["balance"]),
-        "|grad f| / sqrt(d), first and last tenth": lambda: (
-            f"{first:.3g} -> {last:.3g}, last over first {last / first:.2f}"
-        ),
+        "|grad f| / sqrt(d), first and last tenth": lambda: change.format(first, last, last / first),
         "gradient noise of a batch, last tenth": lambda: f"{ends(a['batch_noise'])[1]:.3g}",
         "mean gradient of an epoch over that of independent noise": lambda: f"{left_over(a):.2f}",
         "gradient over the floor of independent batches, by tenths": lambda: over_floor(a, "floor_square"),
@@ -54,8 +52,10 @@ def table(result: results.Result) -> Table:
     heading = "{}: run; null models: reversible fit, separate phases, random walk, mean +- deviation"
     lines = [(name, _known(text)) for name, text in rows.items()]
     for begin, name, part in (("", "is there a current", a), ("fast_", "departures from a running mean", fast(a))):
-        told = [(row, _known(text)) for row, text in _turning_rows(part, lambda begin=begin: corrected(a, begin))]
-        lines += [heading.format(name), *told]
+        lines += [
+            heading.format(name),
+            *((row, _known(text)) for row, text in _turning_rows(part, corrected(a, begin))),
+        ]
     return Table(("finding", "value"), lines, left=2)
 
 
@@ -69,6 +69,8 @@ def _known(text: Callable[[], str]) -> str:
 
 def corrected(a: dict, begin: str = "") -> np.ndarray:
     """Probabilities of two scores, corrected by Holm's method for all four of a table: of the weights, or ``fast_``."""
+    if "p_values" not in a:  # of an older result
+        return np.full(2, np.nan)
     both = series.holm(np.concatenate([a["p_values"], a["fast_p_values"]]))
     return both[2:] if begin else both[:2]
 
@@ -114,19 +116,16 @@ def left_over(a: dict) -> float:
     return float(np.sqrt(mean / noise * a["epoch_steps"]))
 
 
-def _turning_rows(a: dict, p: Callable[[], np.ndarray]) -> list[tuple[str, Callable[[], str]]]:
-    area = a["area"][0]
+def _turning_rows(a: dict, p: np.ndarray) -> list[tuple[str, Callable[[], str]]]:
+    area, lead = a["area"][0], a["leading_scores"][1]
     top = area.argmax()
     down = f", then down to {area[top:].min():+.3f}" * bool(area[top:].min() < area[top])
     line = "{:.1f} at {:.4f} cycles; limit {:.1f}, null {:.1f}"
-    new, lead = (lambda i=i: f"; p = {p()[i]:.2g} by Holm, of 4" for i in (0, 1))
+    null, by_chance = a["null_scores"], "; p = {:.2g} by Holm, of 4"
     return [
-        ("area / error where the plane was chosen", lambda: _beside(a["scores"][0], a["null_scores"][..., 0])),
-        ("area / error in that plane, new data", lambda: _beside(a["scores"][1], a["null_scores"][..., 1]) + new()),
-        (
-            "area / error in the leading plane, new data",
-            lambda: _beside(a["leading_scores"][1], a["null_leading"]) + lead(),
-        ),
+        ("area / error where the plane was chosen", lambda: _beside(a["scores"][0], null[..., 0])),
+        ("area / error in that plane, new data", lambda: _beside(a["scores"][1], null[..., 1], by_chance, p[0])),
+        ("area / error in the leading plane, new data", lambda: _beside(lead, a["null_leading"], by_chance, p[1])),
         ("area over variance in the chosen plane", lambda: f"{area[top]:.3f} at lag {a['area_lag'][top]}{down}"),
         (f"planted area over variance that is seen in {SEEN:.0%}", lambda: _planted(a)),
         ("strongest line", lambda: line.format(a["line"][0], a["line"][2], a["line"][1], a["null_line"][0])),
@@ -138,22 +137,22 @@ def _planted(a: dict) -> str:
     return "; ".join(f"{name} {', '.join(map(_strength, kinds))}" for name, kinds in pairs)
 
 
-def _beside(score: float, nulls: np.ndarray) -> str:
-    return f"{score:.1f}; " + ", ".join(f"{null.mean():.1f} +- {null.std(ddof=1):.1f}" for null in nulls)
+def _beside(score: float, nulls: np.ndarray, then: str = "", p: float = 0.0) -> str:
+    models = ", ".join(f"{null.mean():.1f} +- {null.std(ddof=1):.1f}" for null in nulls)
+    return f"{score:.1f}; {models}{then.format(p)}"
 
 
 def smallest(a: dict) -> np.ndarray:
     """Planted area over variance that is seen in ``SEEN`` of the draws ``(planes, turns, 3)``: value, low, high.
 
-    The range is that of one standard error of the power; what no planted strength reaches is infinite.
+    The range is that of one standard error of the power; what no planted strength reaches is infinite,
+    and the least one planted stands for all below it.
     """
     power = a["planted_power"].astype(float)
     error = np.sqrt(np.maximum(power * (1 - power), 1 / DRAWS) / DRAWS)
     x = np.log(a["planted_part"].astype(float))
-    curves = np.stack([power, power + error, power - error])
-    return TOP * np.exp(np.apply_along_axis(lambda p: np.interp(SEEN, p, x, right=np.inf), -1, curves)).transpose(
-        1, 2, 0
-    )
+    curves = np.stack([power, power + error, power - error], axis=2)
+    return TOP * np.exp(np.apply_along_axis(lambda p: np.interp(SEEN, p, x, right=np.inf), 3, curves))
 
 
 def _strength(values: np.ndarray) -> str:
