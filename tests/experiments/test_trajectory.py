@@ -557,4 +557,4 @@ def test_the_command_line_says_what_is_wrong(arguments, message, tmp_path, capsy
 def test_labels_that_are_no_numbers(capsys):
     with pytest.raises(SystemExit):
         main(["run", "trajectory", "--classes", "a,b"])
-    assert "'a,b': expected labels and commas, such as 0,1,2" in capsys.readouterr().err
+    assert "'a,b': expected labels and commas, such as 0,1" in capsys.readouterr().err
