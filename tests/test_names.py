@@ -91,7 +91,7 @@ SINCE = {
     "sgdvi_lite.linalg": "clipped_mean_and_std",
     "sgdvi_lite.minibatch": "MeasuredCovariance measured_covariance",
     "sgdvi_lite.nets": "CHANNELS_A_GROUP DROPOUT NORMS Network calibrate",
-    "sgdvi_lite.series": "PowerSpectrum",
+    "sgdvi_lite.series": "PowerSpectrum epoch_process holm trend",
     "sgdvi_lite.tables": "Table",
 }
 """What became public with the rooms."""

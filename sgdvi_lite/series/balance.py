@@ -1,12 +1,15 @@
-"""Stationarity: Yaida's relation, as a ratio with its error."""
+"""Stationarity: Yaida's relation, as a ratio with its error; the trend of a series."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
 from numpy.typing import ArrayLike
+from scipy import stats
 
-from sgdvi_lite.series.estimates import as_series, ratio_of_means
+from sgdvi_lite import _checks
+from sgdvi_lite.series.estimates import as_series, ratio_of_means, stretches
 
 
 class Balance(NamedTuple):
@@ -80,3 +83,44 @@ def stationarity(left: ArrayLike, right: ArrayLike, n_batches: int = 20) -> Bala
         raise ValueError(f"left has shape {left.shape}, right {right.shape}: expected two series (n,) of one length")
     ratio, error = (float(v) for v in ratio_of_means(left, right, n_batches))
     return Balance(ratio, error, (ratio - 1) / error)
+
+
+def trend(x: ArrayLike, n_batches: int = 20) -> float:
+    """How far the last half of a series lies from its first tenth, in standard errors: a normal number if stationary.
+
+    The series is cut into ``n_batches`` stretches; the error is that which the spread of those in the last half tells,
+    and Student's t is turned into the normal number of the same probability. It is right where a stretch is many
+    correlation times long; of a random walk the distance is nearly always many errors.
+
+    Parameters
+    ----------
+    x
+        The series ``(n,)``, such as the loss or the norm of the weights.
+    n_batches
+        Stretches, at least 10.
+
+    Raises
+    ------
+    ValueError
+        If ``x`` is no finite series ``(n,)`` of two samples for each stretch.
+
+    References
+    ----------
+    J. Geweke, in Bayesian Statistics 4 (1992) 169, with the variance by stretches. Chapter 10.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sgdvi_lite import series
+    >>> g = torch.Generator().manual_seed(0)
+    >>> noise, walk = (make(4000, [[1.0]], generator=g)[:, 0] for make in (series.white_noise, series.brownian))
+    >>> abs(series.trend(noise)) < 3 < abs(series.trend(walk))
+    True
+    """
+    x = as_series("x", x, 20)
+    _checks.shape("x", x.shape, x.ndim == 1, "(n,)")
+    means = stretches(x, _checks.count("n_batches", n_batches, low=10)).mean(axis=1)
+    first, last = means[: n_batches // 10], means[n_batches // 2 :]
+    error = max(last.std(ddof=1), 1e-12 * np.abs(means).max()) * np.sqrt(1 / len(first) + 1 / len(last))
+    t = (last.mean() - first.mean()) / error if error else 0.0
+    return float(np.copysign(stats.norm.isf(max(stats.t.sf(abs(t), len(last) - 1), 1e-300)), t))

@@ -137,6 +137,37 @@ def area_scores(x: ArrayLike, k: int = 20) -> Scores:
     return Scores(*(float(area[0, 1] / max(error[0, 1], least)) for area, error in halves))
 
 
+def holm(p: ArrayLike) -> np.ndarray:
+    """Correct probabilities for their number by Holm's method: below 0.05 any is by chance in 5 % of cases at most.
+
+    Parameters
+    ----------
+    p
+        Probabilities of what was seen under the null models, ``(m,)``; dependent ones too.
+
+    Raises
+    ------
+    ValueError
+        If they are no probabilities in [0, 1].
+
+    References
+    ----------
+    S. Holm, Scandinavian Journal of Statistics 6 (1979) 65.
+
+    Examples
+    --------
+    >>> from sgdvi_lite import series
+    >>> series.holm([0.01, 0.5, 0.02]).tolist()
+    [0.03, 0.5, 0.04]
+    """
+    p = _checks.array("p", p, 1, "(m,)")
+    _checks.require(((p >= 0) & (p <= 1)).all(), f"p = {p}: expected probabilities in [0, 1]")
+    order = p.argsort()
+    corrected = np.empty_like(p)
+    corrected[order] = np.minimum(np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)), 1)
+    return corrected
+
+
 def area_by_lag(x: ArrayLike, lags: ArrayLike) -> Estimate:
     r"""Area swept in a given time, in units of the variance :math:`\sqrt{\det C(0)}`: does the motion come back?
 

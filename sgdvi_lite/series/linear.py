@@ -181,14 +181,71 @@ def momentum_process(
     >>> round(float(plain.covariance[0, 0]), 12) == round(0.1 / (2 - 0.1), 12)
     True
     """
+    A, B, noise = _momentum_step(H, noise, lr, momentum, nesterov)
+    return LinearProcess(A, B @ noise @ B.T, len(noise))
+
+
+def epoch_process(
+    H: ArrayLike, noise: ArrayLike, lr: float, momentum: float, steps: int, *, nesterov: bool = False
+) -> LinearProcess:
+    r"""The same SGD seen once an epoch of ``steps`` reshuffled batches, which together use every example once.
+
+    Over an epoch :math:`z' = A^K z + \sum_i A^i B \xi_i`. The noises of an epoch sum to zero, so any two have the
+    covariance :math:`-C/(K-1)` if each has C, and the sum has the covariance
+
+    .. math:: \tfrac{K}{K-1} \Bigl(\sum_i P_i C P_i^\top - \tfrac1K P C P^\top\Bigr), \quad P_i = A^i B, \;
+        P = \sum_i P_i.
+
+    Of one direction of curvature h, with small steps and :math:`x = \eta K h / (1 - \mu)`, the variance is the part
+    :math:`\tfrac{K}{K-1} \bigl(1 - \tanh(x/2) / (x/2)\bigr)` of that with independent batches: of slow directions
+    about :math:`x^2 / 12`, of those that forget within an epoch nearly all.
+
+    Parameters
+    ----------
+    H, noise, lr, momentum, nesterov
+        As of :func:`momentum_process`; ``noise`` is that of one reshuffled batch, ``(N - b) / (b (N - 1)) D``.
+    steps
+        Batches in an epoch, ``K = N / b >= 2``.
+
+    Raises
+    ------
+    ValueError
+        As of :func:`momentum_process`, or if ``steps`` is below 2.
+
+    References
+    ----------
+    Chapter 10.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sgdvi_lite import series
+    >>> K, x = 1000, 2.0  # one direction that nearly forgets an epoch
+    >>> mode = [[1.0]], [[1.0]], x / K, 0.0
+    >>> part = series.epoch_process(*mode, K).covariance / series.momentum_process(*mode).covariance
+    >>> bool(abs(part[0, 0] / (K / (K - 1) * (1 - np.tanh(x / 2) / (x / 2))) - 1) < 0.01)
+    True
+    """
+    K = _checks.count("steps", steps, low=2)
+    A, B, noise = _momentum_step(H, noise, lr, momentum, nesterov)
+    pushes = [B]
+    for _ in range(K - 1):
+        pushes.append(A @ pushes[-1])
+    total = sum(pushes)
+    kicks = sum(push @ noise @ push.T for push in pushes) - total @ noise @ total.T / K
+    return LinearProcess(np.linalg.matrix_power(A, K), kicks * K / (K - 1), len(noise))
+
+
+def _momentum_step(
+    H: ArrayLike, noise: ArrayLike, lr: float, momentum: float, nesterov: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A and B of a step ``z' = A z + B xi`` in z = (x, v), and the covariance of xi."""
     lr, momentum = _checks.positive("lr", lr), _checks.momentum(momentum, nesterov)
     H, noise = _square("H", H, noise, "(d, d)")
     I = np.eye(len(H))  # noqa: E741
     kick = lr * (1 + momentum) if nesterov else lr
     carry = lr * momentum**2 if nesterov else lr * momentum
-    A = np.block([[I - kick * H, -carry * I], [H, momentum * I]])
-    B = np.vstack([-kick * I, I])
-    return LinearProcess(A, B @ noise @ B.T, len(H))
+    return np.block([[I - kick * H, -carry * I], [H, momentum * I]]), np.vstack([-kick * I, I]), noise
 
 
 def _square(name: str, A: ArrayLike, noise: ArrayLike, form: str) -> tuple[np.ndarray, np.ndarray]:

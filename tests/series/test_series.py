@@ -11,7 +11,7 @@ from problems import generator
 from references import direct_autocorrelation, kronecker_lyapunov, periodograms, shoelace
 from scipy.stats import chi2
 
-from sgdvi_lite import OrnsteinUhlenbeck, series
+from sgdvi_lite import OrnsteinUhlenbeck, series, sgd
 
 TURNING = series.LinearProcess([[0.9, -0.1], [0.1, 0.9]], [[1.0, 0.2], [0.2, 0.5]])
 COUPLED = np.array([[0.8, 0.15], [0.15, 0.6]])
@@ -260,6 +260,60 @@ def test_momentum_on_a_quadratic_is_what_the_optimiser_does(rates):
         assert np.allclose(state[:2], x.detach().numpy(), atol=1e-13)
     root = np.vstack([-kick * np.eye(2), np.eye(2)])
     assert np.allclose(process.noise, root @ root.T)
+
+
+@pytest.mark.parametrize(("mu", "nesterov"), [(0.0, False), (0.8, False), (0.8, True)])
+def test_epochs_of_reshuffled_batches_have_the_exact_law(mu, nesterov):
+    """SGD on f_k = h |x - a_k|^2 / 2, in two directions, seen once an epoch: its noise is h times a mean of the a."""
+    N, b, lr, h = 24, 4, 0.1, torch.tensor([3.0, 0.5], dtype=torch.float64)
+    a = torch.randn(N, 2, generator=generator(3), dtype=torch.float64)
+    a = a - a.mean(0)
+    noise = (N - b) / (b * (N - 1)) * (h * a).T.cov(correction=0)
+    process = series.epoch_process(torch.diag(h), noise, lr, mu, N // b, nesterov=nesterov)
+    x = sgd.replicas(lambda x, i: h * (x - a[i].mean(1)), torch.zeros(4000, 2).double(), N, lr, b, 100 * N // b,
+                     momentum=mu, nesterov=nesterov, sampling="reshuffled", generator=generator(4),
+                     every=N // b)  # fmt: skip
+    found, expected = x[-1].T.cov().numpy(), process.covariance
+    spread = np.sqrt((expected**2 + np.outer(*2 * [np.diag(expected)])) / 4000)
+    assert (abs(found - expected) < 4.5 * spread).all()
+    lagged = (x[-2] - x[-2].mean(0)).T @ (x[-1] - x[-1].mean(0)) / 4000
+    assert (abs(lagged.numpy() - process.autocovariance(1)) < 4.5 * spread).all()
+
+
+@pytest.mark.parametrize("x", [0.1, 1.0, 5.0, 30.0])
+def test_a_reshuffled_mode_has_its_part_of_the_variance_of_independent_batches(x):
+    """1 - tanh(x/2) / (x/2), times K / (K - 1), for small steps: with momentum if it is short beside an epoch."""
+    K, mu = 4000, 0.5
+    mode = [[1.0]], [[1.0]], x / K * (1 - mu), mu
+    part = series.epoch_process(*mode, K).covariance / series.momentum_process(*mode).covariance
+    assert part[0, 0] == pytest.approx(1 - np.tanh(x / 2) / (x / 2), rel=0.02)
+
+
+def test_too_few_steps_for_an_epoch_of_reshuffled_batches():
+    with pytest.raises(ValueError, match="steps = 1: expected an integer >= 2"):
+        series.epoch_process([[1.0]], [[1.0]], 0.1, 0.0, 1)
+
+
+def test_a_trend_is_a_normal_number_if_there_is_none_and_large_for_what_settles_late():
+    g = generator(5)
+    steady = ar1(0.9).sample(400_000, generator=g)[:, 0].reshape(100, 4000)
+    z = np.array([series.trend(x) for x in steady])
+    assert abs(z.mean()) < 0.4 and 0.8 < z.std() < 1.25
+    late = steady[0] + 10 * np.exp(-np.arange(4000) / 300)
+    assert series.trend(late) < -5 and series.trend(-late) > 5 and series.trend(np.ones(4000)) == 0
+    with pytest.raises(ValueError, match=r"x has shape \(40, 2\): expected \(n,\)"):
+        series.trend(np.ones((40, 2)))
+
+
+def test_probabilities_are_corrected_by_holm_s_method():
+    p = [0.04, 0.001, 0.5, 0.02]
+    assert np.allclose(series.holm(p), [0.08, 0.004, 0.5, 0.06])
+    g, wrong = np.random.default_rng(0), 0
+    for null in g.random((4000, 5)):
+        wrong += series.holm(null).min() < 0.05
+    assert 0.04 < wrong / 4000 < 0.06
+    with pytest.raises(ValueError, match=r"expected probabilities in \[0, 1\]"):
+        series.holm([0.5, 1.5])
 
 
 def test_the_covariance_of_a_linear_process_solves_its_equation():

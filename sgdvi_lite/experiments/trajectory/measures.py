@@ -1,32 +1,18 @@
 """What a recorded trajectory shows, each statistic beside its null model, small enough to be saved."""
 
-from collections.abc import Iterator
-from itertools import chain, islice, repeat
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import numpy as np
 import torch
 from scipy.ndimage import uniform_filter1d
 from scipy.signal import lfilter
-from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch import nn
 from tqdm.auto import tqdm
 
 from sgdvi_lite import data, nets, series, sgd
-
-# Points of a curve: more than a figure shows, and a small file
-POINTS = 400
-
-# Instants at which the floor is computed; each takes a Hessian's product for every batch
-INSTANTS = 40
-
-# Batches at each of these instants: the error of their mean is a quarter of their spread, and is saved with it
-DRAWS = 16
-
-# Repeats of a null model, for its mean and its spread
-REPEATS = 20
-
-# Principal components to which a linear process is fitted
-COMPONENTS = 20
+from sgdvi_lite.experiments.trajectory.slopes import POINTS, Slopes, gradients
+from sgdvi_lite.experiments.trajectory.turning import turning
 
 # Epochs of the running mean that is taken off, lest the drift of a run that is not stationary hide what is fast
 WINDOW = 501
@@ -34,29 +20,41 @@ WINDOW = 501
 # Cycles an epoch below which the increments have "low-frequency modes"
 LOW = 0.05
 
+# Of so many weights one has null models: their mean over the weights is as good
+SPARSE = 4
+
+# The distance from stationarity, in errors, up to which a run counts as stationary
+SETTLED = 3.0
+
+# Frequencies that the paper's first plot shows, and lags of its second
+FREQUENCIES, LAGS = 1000, 100
+
 
 def measure(chosen, dataset: data.Dataset, model: nn.Module, recording: sgd.Recording, progress: bool) -> dict:
     """All arrays of a result, from a finished recording; ``model`` has its last weights.
 
-    Curves over time are means over equal blocks of epochs. ``spectrum`` ``(3, m)`` and ``correlation`` ``(3, m)`` hold
-    the mean, the 16 % and the 84 % quantile over the weights that move; ``null_spectrum`` and ``null_correlation`` the
-    mean over AR(1) processes, one fitted to each weight and simulated for as long. ``scores`` are those of
-    :func:`sgdvi_lite.series.area_scores`, ``null_scores`` ``(2, repeats, 2)`` those of the reversible linear process
-    fitted to the leading components, and of surrogates whose components have random phases of their own. What begins
-    with ``fast_`` is the same for the departures from a running mean.
+    Curves over time are means over equal blocks of epochs, from the ``burn`` on that :func:`settled` finds.
+    ``spectrum`` ``(3, m)`` and ``correlation`` ``(3, m)`` hold the mean, the 16 % and the 84 % quantile over the
+    weights that move; ``null_spectrum`` and ``null_correlation`` the mean of AR(1) processes, fitted to every
+    ``SPARSE``-th weight and simulated for as long. ``figure_spectrum`` and ``figure_correlation`` are those of the
+    paper's plots, after the least burn-in, as the paper has it. For areas see :func:`turning`, for
+    gradients :func:`gradients`. What begins with ``fast_`` is the same for the departures from a running mean.
     """
-    parts = tqdm(_parts(chosen, dataset, model, recording), "measuring", 6, disable=not progress, leave=False)
+    parts = tqdm(_parts(chosen, dataset, model, recording), "measuring", 7, disable=not progress, leave=False)
     return {name: _small(value) for part in parts for name, value in part.items()}
 
 
 def _parts(chosen, dataset: data.Dataset, model: nn.Module, recording: sgd.Recording) -> Iterator[dict]:
     generator = torch.Generator().manual_seed(chosen.seed + 1)
-    path = recording.weights[chosen.burn :]
-    yield _sizes(dataset, model, recording, path)
-    yield _curves(recording, chosen.burn)
-    yield _gradients(chosen, dataset, model, path, generator)
+    found = settled(recording, chosen.burn)
+    burn, whole = found["burn"], recording.weights
+    path, error = whole[burn:], (nets.error_rate(model, *pair) for pair in _images(dataset))
+    yield found | _sizes(recording, path) | dict(zip(("train_error", "test_error"), error, strict=True))
+    yield _curves(recording, burn)
+    yield gradients(chosen, Slopes(model, dataset, chosen.weight_decay), whole, burn, generator)
     yield _one_by_one(path, generator)
-    yield _turning(path[:, _moving(path)], generator)
+    yield _as_in_the_figure(whole[chosen.burn :], generator)
+    yield turning(path[:, _moving(path)], generator)
     yield _fast(path[:, _moving(path)], generator)
 
 
@@ -65,22 +63,39 @@ def _small(value) -> np.ndarray:
     return array.astype(np.float32) if array.dtype == np.float64 and array.size > 100 else array
 
 
-def _sizes(dataset: data.Dataset, model: nn.Module, recording: sgd.Recording, path: np.ndarray) -> dict:
-    return {
-        "N": recording.run["N"],
-        "d": recording.run["d"],
-        "moving": int(_moving(path).sum()),
-        "epoch_steps": recording.run["every"],
-        "engine": recording.engine,
-        "train_error": nets.error_rate(model, dataset.x_train, dataset.y_train),
-        "test_error": nets.error_rate(model, dataset.x_test, dataset.y_test),
-    }
+def _images(dataset: data.Dataset) -> tuple:
+    return (dataset.x_train, dataset.y_train), (dataset.x_test, dataset.y_test)
+
+
+def _sizes(recording: sgd.Recording, path: np.ndarray) -> dict:
+    told = {"epoch_steps": recording.run["every"], "engine": recording.engine, "moving": int(_moving(path).sum())}
+    return told | {name: recording.run[name] for name in ("N", "d")}
 
 
 def _moving(path: np.ndarray) -> np.ndarray:
     """Which weights are not constant: below a batch-norm a bias has no gradient."""
     spread = path.std(axis=0, dtype=np.float64)
     return spread > 1e-6 * spread.max()
+
+
+def settled(recording: sgd.Recording, least: int) -> dict:
+    """The burn-in after which a run is stationary: the first tenth of it, from ``least`` to the middle, that passes.
+
+    ``drift`` ``(3,)`` are the distances from stationarity in errors: of Yaida's balance, and the trends of the loss and
+    of ``|x|``; a run passes if none exceeds ``SETTLED``. If it never does, ``least`` is taken. ``tried`` and
+    ``tried_drift`` have all starts.
+    """
+    left, right = recording.balance()
+    size, n = np.linalg.norm(recording.weights[1:], axis=1), len(left)
+    starts = [least, *(start for start in n * np.arange(1, 6) // 10 if start > least)]
+    rows = [
+        (series.stationarity(left[s:], right[s:]).z, *(series.trend(curve[s:]) for curve in (recording.loss, size)))
+        for s in starts
+    ]
+    passed = np.abs(rows).max(axis=1) <= SETTLED
+    first = int(passed.argmax())
+    found = {"burn": int(starts[first]), "stationary": bool(passed.any()), "drift": rows[first]}
+    return found | {"tried": starts, "tried_drift": rows}
 
 
 def _curves(recording: sgd.Recording, burn: int) -> dict:
@@ -92,90 +107,13 @@ def _curves(recording: sgd.Recording, burn: int) -> dict:
     return dict(zip(names, np.stack(blocks, axis=1), strict=True)) | {"balance": series.stationarity(left, right)}
 
 
-# ---- the full gradient and its floor
-
-
-class Slopes:
-    """Gradients of the loss over all images as one batch, in training mode but without dropout, weight decay included.
-
-    A network with batch-norm has no other loss: in training the loss of an image depends on the rest of its batch.
-    """
-
-    def __init__(self, model: nn.Module, dataset: data.Dataset, weight_decay: float):
-        device = next(model.parameters()).device
-        self.model, self.decay = model.train(), weight_decay
-        self.x, self.y = dataset.x_train.to(device), dataset.y_train.to(device)
-        for layer in model.modules():
-            if isinstance(layer, nn.modules.dropout._DropoutNd):
-                layer.eval()
-
-    def at(self, weights: np.ndarray) -> "Slopes":
-        """Put the network at these weights."""
-        nets.set_flat_parameters(self.model, torch.tensor(weights))
-        return self
-
-    def gradient(self, index: Tensor | slice = slice(None), graph: bool = False) -> Tensor:
-        """Gradient ``(d,)`` over the images of a batch, or all of them."""
-        parameters = list(self.model.parameters())
-        loss = cross_entropy(self.model(self.x[index]), self.y[index])
-        slopes = torch.autograd.grad(loss, parameters, create_graph=graph)
-        slope = torch.cat([g.flatten() + self.decay * p.flatten() for g, p in zip(slopes, parameters, strict=True)])
-        return slope if graph else slope.detach()
-
-    def curvatures(self, directions: list[Tensor]) -> Tensor:
-        """``v.F v`` for each direction ``v``, with the Hessian F of the full loss."""
-        slope, parameters = self.gradient(graph=True), list(self.model.parameters())
-        turned = (torch.autograd.grad(slope, parameters, v, retain_graph=True) for v in directions)
-        pairs = zip(turned, directions, strict=True)
-        return torch.stack([torch.cat([part.flatten() for part in Fv]) @ v for Fv, v in pairs])
-
-
-def _gradients(chosen, dataset: data.Dataset, model: nn.Module, path: np.ndarray, generator: torch.Generator) -> dict:
-    """Norm of the full gradient over sqrt(d); noise of a batch, rms, likewise; the squared floor, over d.
-
-    The floor is that of SGD with independent batches near a minimum, T tr FD: lr / 2 (1 - momentum) times the mean
-    curvature along the noise of batches.
-    """
-    slopes, d = Slopes(model, dataset, chosen.weight_decay), path.shape[1]
-    often, seldom = (np.linspace(0, len(path) - 1, m).astype(int) for m in (POINTS, INSTANTS))
-    norms = [slopes.at(path[row]).gradient().norm().item() / np.sqrt(d) for row in often]
-    batches = _batches(len(slopes.x), chosen.batch_size, chosen.sampling, generator)
-    noise, curved = np.array([_noise(slopes, path[row], batches) for row in seldom]).swapaxes(0, 1)
-    temperature = chosen.lr / 2 / (1 - chosen.momentum)
-    return {
-        "gradient_epoch": often + chosen.burn,
-        "gradient": norms,
-        "floor_epoch": seldom + chosen.burn,
-        "batch_noise": np.sqrt(noise.mean(axis=1) / d),
-        "floor_square": temperature * curved.mean(axis=1) / d,
-        "floor_error": temperature * curved.std(axis=1, ddof=1) / np.sqrt(DRAWS) / d,
-    }
-
-
-def _batches(N: int, b: int, sampling: str, generator: torch.Generator) -> Iterator[Tensor]:
-    """Batches without end."""
-    return chain.from_iterable(sgd.batches(N, b, sampling, generator) for _ in repeat(None))
-
-
-def _noise(slopes: Slopes, weights: np.ndarray, batches: Iterator[Tensor]) -> np.ndarray:
-    """|xi|^2 and xi.F xi for the noise xi of some batches, ``(2, DRAWS)``."""
-    full = slopes.at(weights).gradient()
-    xi = [slopes.gradient(index.to(full.device)) - full for index in islice(batches, DRAWS)]
-    return torch.stack([torch.stack([v @ v for v in xi]), slopes.curvatures(xi)]).cpu().double().numpy()
-
-
-# ---- plots (a) and (b), with AR(1) processes beside them
+# ---- plots (a) and (b), with AR(1) processes and random walks beside them
 
 
 def _one_by_one(path: np.ndarray, generator: torch.Generator) -> dict:
-    n, columns = len(path), np.flatnonzero(_moving(path))
-    segment = min(4096, 2 ** int(np.log2(n / 5)))
-    longest = min(n // 4, 25_000)
-    lags = np.unique(np.geomspace(1, longest, 200).astype(int))
-    blocks = np.array_split(columns, range(32, len(columns), 32))
-    paths = (np.asarray(path[:, block], np.float64) for block in blocks)
-    both = ([_statistics(y, segment, longest, lags) for y in (x, _fitted_ar(x, generator))] for x in paths)
-    run, null = ([np.concatenate(s, axis=-1) for s in zip(*side, strict=True)] for side in zip(*both, strict=True))
+    n, longest = len(path), min(len(path) // 4, 25_000)
+    segment, lags = min(4096, 2 ** int(np.log2(n / 5))), np.unique(np.geomspace(1, longest, 200).astype(int))
+    run, null = _beside_nulls(path, lambda x: _statistics(x, segment, longest, lags), partial(_fitted_ar, g=generator))
     return {
         "frequency": np.arange(1, segment // 2) / segment,
         "spectrum": _middle(run[0]),
@@ -186,6 +124,29 @@ def _one_by_one(path: np.ndarray, generator: torch.Generator) -> dict:
         "low_share": [(s[0][: int(LOW * segment)].sum(axis=0) / s[0].sum(axis=0)).mean() for s in (run, null)],
         "outside": [s[2].mean() for s in (run, null)],
     }
+
+
+def _as_in_the_figure(path: np.ndarray, generator: torch.Generator) -> dict:
+    """Amplitudes of the increments at the lowest frequencies, and correlations at lags ``n // 100`` apart."""
+    n = len(path)
+    top, apart = min(FREQUENCIES, (n - 1) // 2), max(n // LAGS, 1)
+
+    def both(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return np.abs(np.fft.rfft(np.diff(x, axis=0), axis=0)[:top]), series.autocorrelation(x, n - 1)[::apart]
+
+    sides = _beside_nulls(path, both, *(partial(null, g=generator) for null in (_fitted_ar, _walk)))
+    found = zip(("figure", "figure_null", "figure_walk"), sides, strict=True)
+    told = {f"{name}_{kind}": _middle(s[i]) for name, s in found for i, kind in enumerate(("spectrum", "correlation"))}
+    return told | {"figure_frequency": np.arange(top) / (n - 1), "figure_lag": np.arange(0, n, apart)}
+
+
+def _beside_nulls(path: np.ndarray, statistics: Callable, *nulls: Callable) -> list[list[np.ndarray]]:
+    """Statistics of each weight that moves, and of null models of every ``SPARSE``-th of them."""
+    columns = np.flatnonzero(_moving(path))
+    blocks = np.array_split(columns, range(32, len(columns), 32))
+    paths = (np.asarray(path[:, block], np.float64) for block in blocks)
+    each = ([statistics(x), *(statistics(null(x[:, ::SPARSE])) for null in nulls)] for x in paths)
+    return [[np.concatenate(s, axis=-1) for s in zip(*side, strict=True)] for side in zip(*each, strict=True)]
 
 
 def _statistics(x: np.ndarray, segment: int, longest: int, lags: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -200,41 +161,23 @@ def _middle(values: np.ndarray) -> np.ndarray:
     return np.stack([values.mean(axis=1), *np.quantile(values, [0.16, 0.84], axis=1)])
 
 
-def _fitted_ar(x: np.ndarray, generator: torch.Generator) -> np.ndarray:
-    """For each column a stationary AR(1) series with the same correlation at lag one."""
+def _fitted_ar(x: np.ndarray, g: torch.Generator) -> np.ndarray:
+    """For each column a stationary AR(1) series with the same correlation at lag one, and the same variance."""
     slopes = series.autocorrelation(x, 1)[1]
-    kicks = torch.randn(x.shape, generator=generator, dtype=torch.float64).numpy()
-    kicks[0] /= np.sqrt(1 - slopes**2)
+    kicks = torch.randn(x.shape, generator=g, dtype=torch.float64).numpy() * x.std(axis=0)
+    kicks[1:] *= np.sqrt(1 - slopes**2)
     return np.stack([lfilter([1.0], [1.0, -a], kick) for a, kick in zip(slopes, kicks.T, strict=True)], axis=1)
 
 
-# ---- is there a current, and is it a cycle
+def _walk(x: np.ndarray, g: torch.Generator) -> np.ndarray:
+    """For each column a random walk with steps of the same variance."""
+    steps = torch.randn(x.shape, generator=g, dtype=torch.float64).numpy()
+    return np.cumsum(steps * np.diff(x, axis=0).std(axis=0), axis=0)
 
 
 def _fast(path: np.ndarray, generator: torch.Generator) -> dict:
     """Departures from the running mean; this filter is the same backwards, so that a reversible path stays so."""
     width = min(WINDOW, len(path) // 16 * 2 + 1)
     departures = path - uniform_filter1d(path, width, axis=0)
-    turning = _turning(departures[width // 2 : len(path) - width // 2], generator)
-    return {f"fast_{name}": value for name, value in turning.items()}
-
-
-def _turning(path: np.ndarray, generator: torch.Generator) -> dict:
-    z, (_, new) = series.principal_components(path, COMPONENTS), series.chosen_plane(path)
-    lowest, lags = 120 / len(z), np.unique(np.geomspace(1, len(z) // 50, 60).astype(int))
-    fit = series.fit_linear(z, reversible=True)
-    fits = (fit.sample(len(z), generator=generator) for _ in repeat(None))
-    phases = (series.phase_surrogate(z, generator=generator, together=False) for _ in repeat(None))
-    picture = np.linspace(0, len(z) - 1, min(500, len(z))).astype(int)
-    return {
-        "share": z.var(axis=0, ddof=1) / path.var(axis=0, ddof=1, dtype=np.float64).sum(),
-        "picture": z[picture, :2],
-        "scores": series.area_scores(path),
-        "leading_scores": series.area_scores(z[:, :2]),
-        "null_scores": [[series.area_scores(null) for null in islice(nulls, REPEATS)] for nulls in (fits, phases)],
-        "area_lag": lags,
-        "area": series.area_by_lag(new, lags),
-        "line": series.strongest_line(z, lowest),
-        "line_lowest": lowest,
-        "null_line": series.strongest_line(next(fits), lowest),
-    }
+    turned = turning(departures[width // 2 : len(path) - width // 2], generator)
+    return {f"fast_{name}": value for name, value in turned.items()}
