@@ -15,11 +15,13 @@ from sgdvi_lite.data.dataset import is_file
 from sgdvi_lite.experiments import gpu_check, ranks
 from sgdvi_lite.experiments.spectrum import report as spectrum_report
 from sgdvi_lite.experiments.spectrum import run as spectrum_run
+from sgdvi_lite.experiments.temperature import report as temperature_report
+from sgdvi_lite.experiments.temperature import run as temperature_run
 from sgdvi_lite.experiments.trajectory import report as trajectory_report
 from sgdvi_lite.experiments.trajectory import run as trajectory_run
 from sgdvi_lite.tables import Table
 
-Settings = spectrum_run.SpectrumSettings | trajectory_run.TrajectorySettings
+Settings = spectrum_run.SpectrumSettings | temperature_run.TemperatureSettings | trajectory_run.TrajectorySettings
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,11 @@ def _of(run, report) -> Experiment:
     return Experiment(run.PRESETS, run.compute, report.table, report.draw)
 
 
-EXPERIMENTS = {"spectrum": _of(spectrum_run, spectrum_report), "trajectory": _of(trajectory_run, trajectory_report)}
+EXPERIMENTS = {
+    "spectrum": _of(spectrum_run, spectrum_report),
+    "temperature": _of(temperature_run, temperature_report),
+    "trajectory": _of(trajectory_run, trajectory_report),
+}
 
 PRESETS: dict[str, dict[str, Settings]] = {name: experiment.presets for name, experiment in EXPERIMENTS.items()}
 """Settings by experiment and preset: ``lite`` for two CPU cores, the others at the paper's size."""
@@ -155,7 +161,7 @@ def prepare(chosen: Settings) -> data.Dataset:
 
 
 def table(result: results.Result) -> Table:
-    """Return the table of a result: a row for each instant of ``spectrum``, for each finding of ``trajectory``.
+    """Return the table of a result: a row for each instant of ``spectrum``, for each finding of the others.
 
     ``print`` shows it as text, a notebook as HTML.
     """
