@@ -27,10 +27,8 @@ class Landscape:
         self.network = replace_all_batch_norm_modules_(copy.deepcopy(model).cpu().double().train())
         self.shapes = {name: p.shape for name, p in self.network.named_parameters()}
         self.x, self.y, self.chosen = dataset.x_train.double(), dataset.y_train, chosen
-        self.epoch = torch.stack([*self._batches(torch.Generator().manual_seed(chosen.seed), "reshuffled")])
-
-    def _batches(self, generator: torch.Generator, sampling: str):
-        return sgd.batches(len(self.x), self.chosen.batch_size, sampling, generator)
+        order = torch.Generator().manual_seed(chosen.seed)
+        self.epoch = torch.stack([*sgd.batches(len(self.x), chosen.batch_size, "reshuffled", order)])
 
     def loss(self, w: Tensor, index: Tensor) -> Tensor:
         """Mean loss of a batch."""
@@ -63,24 +61,20 @@ class Landscape:
         return np.concatenate([(two[:, 0] - two[:, 1]) / 2**0.5 for two in both])
 
     def pulled(self, starts: Tensor, forces: Tensor, sampling: str, generator: torch.Generator) -> Tensor:
-        """How far forces ``(m, d)`` move the weights, in the mean over each epoch ``(starts, m, pulling, d)``.
+        """How far forces ``(m, d)`` have moved copies of each start after each epoch, ``(pulling, starts, m, d)``.
 
         It is half the way between a copy that is pulled to and one that is pulled fro, with the same batches.
         """
-        chosen, pull = self.chosen, torch.cat([forces, -forces])
-        x = starts[:, None].repeat(1, len(pull), 1)
-        v, rows = torch.zeros_like(x), []
-        slopes = vmap(vmap(grad(self.loss), (0, None)))
-        for _ in range(chosen.pulling):
-            total = torch.zeros_like(x)
-            for index in zip(*(self._batches(generator, sampling) for _ in starts), strict=True):
-                g = slopes(x, torch.stack(index)) - pull
-                v = chosen.momentum * v + g
-                x = x - chosen.lr * (g + chosen.momentum * v if chosen.nesterov else v)
-                total += x
-            there, back = (total / len(self.epoch)).chunk(2, dim=1)
-            rows.append((there - back) / 2)
-        return torch.stack(rows, dim=2)
+        pull, slopes = torch.cat([forces, -forces]), vmap(vmap(grad(self.loss), (0, None)))
+        x, size = starts.repeat(1, len(pull)), (len(self.x), self.chosen.lr, self.chosen.batch_size)
+        steps = {"every": len(self.epoch), "sampling": sampling, "generator": generator} | self.chosen.inertia
+
+        def gradient(x: Tensor, index: Tensor) -> Tensor:
+            return (slopes(x.view(len(x), *pull.shape), index) - pull).flatten(1)
+
+        way = sgd.replicas(gradient, x, *size, self.chosen.pulling * len(self.epoch), **steps)[1:]
+        there, back = way.view(len(way), len(x), 2, *forces.shape).unbind(2)
+        return (there - back) / 2
 
 
 def within(process: series.LinearProcess, N: int, b: int, sampling: str, n: int) -> np.ndarray:
@@ -107,16 +101,3 @@ def within(process: series.LinearProcess, N: int, b: int, sampling: str, n: int)
         moved = after @ moved
         total = total + 2 * (n - k) * moved.diagonal()
     return ((S.diagonal() - total / n**2) * n / (n - 1))[: process.d]
-
-
-def drift(process: series.LinearProcess, forces: np.ndarray, epochs: int, K: int) -> np.ndarray:
-    """Displacement by forces ``(m, k)`` in the mean over each epoch ``(m, epochs, k)``; ``process`` has unit noise."""
-    z, rows = np.zeros((len(forces), len(process.A))), []
-    push = forces @ process.noise[:, process.d :].T
-    for _ in range(epochs):
-        steps = []
-        for _ in range(K):
-            z = z @ process.A.T - push
-            steps.append(z[:, : process.d])
-        rows.append(np.mean(steps, axis=0))
-    return np.stack(rows, axis=1)

@@ -64,9 +64,10 @@ class TemperatureSettings(TrainingSettings):
         fault = f"epochs = {self.epochs} with settling = {self.settling}: expected at least {SHORTEST} epochs after it"
         _checks.require(self.epochs - self.settling >= SHORTEST, fault)
 
-    def process(self, curvature: np.ndarray, noise: np.ndarray) -> series.LinearProcess:
-        """The linear theory of a step."""
-        return series.momentum_process(np.diag(curvature), noise, self.lr, self.momentum, nesterov=self.nesterov)
+    @property
+    def inertia(self) -> dict:
+        """Momentum, as the functions of :mod:`sgdvi_lite.sgd` take it."""
+        return {"momentum": self.momentum, "nesterov": self.nesterov}
 
 
 # Settings by name: ``lite`` on the digits, ``paper`` on the images of the longer version's Figure 3
@@ -91,47 +92,52 @@ def compute(chosen: TemperatureSettings, dataset: data.Dataset, partial: Path, p
 def _case(chosen, dataset: data.Dataset, norm: str | None, sampling: str, place: Path, *, progress: bool) -> dict:
     """Arrays of one case; those of the directions ``(k,)``, those of the forces ``(4, ...)``."""
     model, generator = chosen.network(dataset, norm=norm)
+    N, b, every = len(dataset.x_train), chosen.batch_size, len(dataset.x_train) // chosen.batch_size
+    options = {"lr": chosen.lr, "batch_size": b, "weight_decay": chosen.weight_decay, "every": every} | chosen.inertia
+    options |= {"n_steps": every * chosen.epochs, "sampling": sampling, "generator": generator, "progress": progress}
     x, y = dataset.x_train.to(chosen.device), dataset.y_train.to(chosen.device)
-    N, b, every = len(x), chosen.batch_size, len(x) // chosen.batch_size
-    names = ("lr", "momentum", "nesterov", "weight_decay", "batch_size")
-    options = {name: getattr(chosen, name) for name in names} | {"generator": generator, "progress": progress}
-    options |= {"n_steps": every * chosen.epochs, "every": every, "sampling": sampling}
     made = sgd.record(model, cross_entropy, x, y, place, **options)
     land, path = measures.Landscape(model, dataset, chosen), made.weights[1 + chosen.settling :].astype(float)
     curvature, V = land.leading(torch.from_numpy(path.mean(axis=0)))
-    noise = series.batch_means(land.noise(path, V, generator) ** 2)
-    theory = chosen.process(curvature, np.diag(noise.value)), N, b
-    both = {f"predicted_{way}": measures.within(*theory, way, len(path) // STRETCHES) for _, way in CASES[:2]}
+    draws = land.noise(path, V, generator)
+    noise = series.batch_means(draws**2)
+    steps = series.momentum_process(np.diag(curvature), np.diag(noise.value), chosen.lr, **chosen.inertia)
+    theory = {f"predicted_{way}": measures.within(steps, N, b, way, len(path) // STRETCHES) for _, way in CASES[:2]}
     balance = series.stationarity(*(side[chosen.settling :] for side in made.balance()))
-    found = {"N": N, "d": len(V), "epoch_steps": every, "loss": made.loss[chosen.settling :].mean(), "balance": balance}
-    found |= {"curvature": curvature} | _named("noise", noise) | both | _variances(path, V)
+    found = {"N": N, "d": len(V), "loss": made.loss[chosen.settling :].mean(), "balance": balance}
+    found |= (
+        {"curvature": curvature, "noise_covariance": np.cov(draws.T)}
+        | _named("noise", noise)
+        | theory
+        | _variances(path @ V)
+    )
     return found | _pulled(land, path, V, curvature, sampling, generator)
 
 
-def _variances(path: np.ndarray, V: np.ndarray) -> dict:
-    """Variance within stretches of the path, and of all of it, along the columns of V."""
-    parts = stretches(path @ V, STRETCHES)
-    total = series.batch_means(((path - path.mean(axis=0)) @ V) ** 2, STRETCHES)
-    return _named("variance", mean_of_stretches(parts.var(axis=1, ddof=1))) | _named("total", total)
+def _variances(z: np.ndarray) -> dict:
+    """Covariance of the columns within stretches, their variances there and over all."""
+    within, total = stretches(z, STRETCHES), series.batch_means((z - z.mean(axis=0)) ** 2, STRETCHES)
+    found = {"covariance": np.mean([np.cov(part.T) for part in within], axis=0)} | _named("total", total)
+    return found | _named("variance", mean_of_stretches(within.var(axis=1, ddof=1)))
 
 
 def _named(name: str, estimate: series.Estimate) -> dict:
     return {name: estimate.value, f"{name}_error": estimate.error}
 
 
-def _pulled(
-    land: measures.Landscape, path: np.ndarray, V: np.ndarray, curvature: np.ndarray, sampling, generator
-) -> dict:
-    """Displacement per unit of force, its prediction for a quadratic loss, and the variance along the force."""
-    chosen, k = land.chosen, len(curvature)
+def _pulled(land, path: np.ndarray, V: np.ndarray, curvature: np.ndarray, sampling: str, generator) -> dict:
+    """Displacement over force ``(4, pulling)``, at the end in all directions ``(4, k)``; what a quadratic loss says.
+
+    ``stiffness`` is force over displacement where the Hessian at the mean is all that counts.
+    """
+    k = len(curvature)
     mixed = torch.randn(1, k, generator=generator).double().numpy()
     forces = np.vstack([np.eye(k)[[0, k // 2, k - 1]], mixed / np.linalg.norm(mixed)])
-    variances = _variances(path, V @ forces.T)
-    size = chosen.pull * np.sqrt(variances["variance"]) / (forces**2 / curvature).sum(axis=1)
+    stiffness, along = 1 / (forces**2 / curvature).sum(axis=1), _variances(path @ V @ forces.T)
+    size = (land.chosen.pull * stiffness * np.sqrt(along["variance"]))[:, None]
     starts = torch.from_numpy(path[np.linspace(0, len(path) - 1, STARTS).astype(int)])
-    moved = land.pulled(starts, torch.from_numpy((size[:, None] * forces) @ V.T), sampling, generator).numpy() @ V
-    own = np.einsum("smek,mk->sme", moved, forces) / size[:, None]
-    response = series.Estimate(own.mean(axis=0), own.std(axis=0, ddof=1) / np.sqrt(STARTS))
-    linear = measures.drift(chosen.process(curvature, np.eye(k)), forces, chosen.pulling, len(land.epoch))
-    linear = np.einsum("mek,mk->me", linear, forces)
-    return _named("response", response) | {"linear": linear} | {f"pulled_{name}": a for name, a in variances.items()}
+    moved = land.pulled(starts, torch.from_numpy(size * forces @ V.T), sampling, generator).numpy() @ V
+    response = mean_of_stretches(np.einsum("esmk,mk->sme", moved, forces) / size)
+    found = {"forces": forces, "stiffness": stiffness} | _named("response", response)
+    found |= _named("displaced", mean_of_stretches(moved[-1] / size))
+    return found | {f"pulled_{name}": values for name, values in along.items()}
