@@ -7,7 +7,7 @@ import torch
 from scipy.linalg import solve_discrete_lyapunov
 from scipy.sparse.linalg import LinearOperator, eigsh
 from torch import Tensor, nn
-from torch.func import functional_call, grad, jvp, replace_all_batch_norm_modules_, vmap
+from torch.func import functional_call, grad, replace_all_batch_norm_modules_, vmap
 from torch.nn.functional import cross_entropy
 
 from sgdvi_lite import data, series, sgd
@@ -45,7 +45,8 @@ class Landscape:
         """Largest eigenvalues of the Hessian, falling, and their eigenvectors ``(d, k)``."""
 
         def turned(v: np.ndarray) -> np.ndarray:
-            return jvp(grad(self.full), (w,), (torch.from_numpy(v.ravel()),))[1].numpy()
+            v = torch.from_numpy(v.ravel())
+            return grad(lambda w: grad(self.full)(w) @ v)(w).numpy()
 
         H = LinearOperator((len(w), len(w)), turned, dtype=np.float64)
         values, V = eigsh(H, self.chosen.directions, which="LA", tol=1e-6, v0=np.ones(len(w)))
