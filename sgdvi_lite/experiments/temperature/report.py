@@ -3,6 +3,7 @@
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 from sgdvi_lite import plots, results
 from sgdvi_lite.tables import Table
@@ -66,12 +67,13 @@ def _ratios(ratio: np.ndarray, error: np.ndarray) -> str:
 def draw(result: results.Result) -> Figure:
     """Draw temperature against curvature, without and with batch-norm, beside the linear theory."""
     figure = Figure(figsize=(6.4, 7))
-    panels = figure.subplots(2, sharex=True)
+    panels = figure.subplots(2, sharex=True, sharey=True)
     for i, (title, a) in enumerate(cases(result).items()):
         _temperatures(panels[i // 2], a, *[*WAYS.items()][i % 2], plots.COLOURS[i % 2])
         panels[i // 2].set(xscale="log", yscale="log", title=f"{title.split(',')[0]}: temperature of each direction")
-        panels[i // 2].legend(fontsize=10)
+    panels[0].legend(fontsize=10)
     panels[1].set(xlabel="curvature")
+    panels[1].xaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), major_formatter="{x:g}", minor_formatter="")
     return figure
 
 
