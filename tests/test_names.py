@@ -85,7 +85,7 @@ NAMES = {
 """What could be imported from each module before the modules became rooms (version 0.1.0, 55 flat files)."""
 SINCE = {
     "sgdvi_lite.data": "overflow",
-    "sgdvi_lite.experiments": "NoiseSettings SpectrumSettings TrajectorySettings",
+    "sgdvi_lite.experiments": "NoiseSettings SpectrumSettings TemperatureSettings TrajectorySettings",
     "sgdvi_lite.fokker_planck": "Field",
     "sgdvi_lite.gradients": "Examples Source",
     "sgdvi_lite.linalg": "clipped_mean_and_std",

@@ -1,17 +1,18 @@
 """Experiments that run from the command line: a preset, a table, a figure, a saved result.
 
 A run that was stopped goes on where it was. ``registry`` has an entry for each experiment, ``training`` the settings
-that all share; ``spectrum`` and ``noise`` (chapter 9) and ``trajectory`` (chapter 10) hold their own settings, what
-they compute (``run``) and what a result says (``report``).
+that all share; ``spectrum`` and ``noise`` (chapter 9), ``trajectory`` (chapter 10) and ``temperature`` hold their own
+settings, what they compute (``run``) and what a result says (``report``).
 """
 
 from sgdvi_lite.experiments.noise.run import NoiseSettings
 from sgdvi_lite.experiments.registry import PRESETS, Settings, prepare, result_path, run, settings
 from sgdvi_lite.experiments.spectrum.run import SpectrumSettings
+from sgdvi_lite.experiments.temperature.run import TemperatureSettings
 from sgdvi_lite.experiments.trajectory.run import TrajectorySettings
 from sgdvi_lite.nets import error_rate
 
-__all__ = ["PRESETS", "NoiseSettings", "Settings", "SpectrumSettings", "TrajectorySettings"]
+__all__ = ["PRESETS", "NoiseSettings", "Settings", "SpectrumSettings", "TemperatureSettings", "TrajectorySettings"]
 __all__ += ["error_rate", "prepare", "result_path", "run", "settings"]
 
 Spectrum = SpectrumSettings

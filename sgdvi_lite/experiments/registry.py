@@ -18,11 +18,14 @@ from sgdvi_lite.experiments.noise import report as noise_report
 from sgdvi_lite.experiments.noise import run as noise_run
 from sgdvi_lite.experiments.spectrum import report as spectrum_report
 from sgdvi_lite.experiments.spectrum import run as spectrum_run
+from sgdvi_lite.experiments.temperature import report as temperature_report
+from sgdvi_lite.experiments.temperature import run as temperature_run
+from sgdvi_lite.experiments.training import TrainingSettings
 from sgdvi_lite.experiments.trajectory import report as trajectory_report
 from sgdvi_lite.experiments.trajectory import run as trajectory_run
 from sgdvi_lite.tables import Table
 
-Settings = noise_run.NoiseSettings | spectrum_run.SpectrumSettings | trajectory_run.TrajectorySettings
+Settings = TrainingSettings  # each experiment has its own
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,7 @@ EXPERIMENTS = {
     "spectrum": _of(spectrum_run, spectrum_report),
     "trajectory": _of(trajectory_run, trajectory_report),
     "noise": _of(noise_run, noise_report),
+    "temperature": _of(temperature_run, temperature_report),
 }
 
 PRESETS: dict[str, dict[str, Settings]] = {name: experiment.presets for name, experiment in EXPERIMENTS.items()}
@@ -165,7 +169,7 @@ def prepare(chosen: Settings) -> data.Dataset:
 
 
 def table(result: results.Result) -> Table:
-    """Return the table of a result: rows for instants of ``spectrum`` and ``noise``, findings of ``trajectory``.
+    """Return the table of a result: a row for each instant of ``spectrum`` and ``noise``, for each finding of the others.
 
     ``print`` shows it as text, a notebook as HTML.
     """

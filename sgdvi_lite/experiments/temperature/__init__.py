@@ -1,0 +1,1 @@
+"""The experiment ``temperature``: how warm SGD is along each direction, beside the linear theory."""
