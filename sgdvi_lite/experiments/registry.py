@@ -169,7 +169,7 @@ def prepare(chosen: Settings) -> data.Dataset:
 
 
 def table(result: results.Result) -> Table:
-    """Return the table of a result: a row for each instant of ``spectrum`` and ``noise``, for each finding of the others.
+    """Return the table of a result: rows for instants of ``spectrum`` and ``noise``, for findings of the others.
 
     ``print`` shows it as text, a notebook as HTML.
     """
@@ -183,7 +183,7 @@ def origins(paths: Iterable[Path]) -> Table:
     rows = []
     for path in paths:
         note = results.load(path).provenance
-        told = (note.get(name, "not recorded") for name in ("data_source", "command"))  # as by earlier versions
+        told = (note.get(name) or "not recorded" for name in ("data_source", "command"))  # as by earlier versions
         rows.append((path.stem, note["commit"][:9], f"{note['wall_seconds'] / 60:.0f}", note["device"], *told))
     return Table(("result", "commit", "minutes", "device", "data", "command"), rows, left=2)
 
