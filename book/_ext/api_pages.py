@@ -54,7 +54,7 @@ def home(room, name: str) -> str:
     """The module that defines a name which a room exports; a constant does not say so itself."""
     value = getattr(room, name)
     module = getattr(value, "__module__", None) or ""
-    if module.startswith("sgdvi_lite."):
+    if module.startswith("sgdvi_lite.") and name in analysed(module).tagorder:
         return module
     holders = [m for m, loaded in sys.modules.items() if m[:11] == "sgdvi_lite." and vars(loaded).get(name) is value]
     return next(module for module in holders if name in analysed(module).tagorder)
