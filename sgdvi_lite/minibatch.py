@@ -117,7 +117,7 @@ def measured_covariance(
     r"""Covariance of the gradients that SGD sees, at fixed weights: in training mode, with dropout.
 
     It is ``minibatch_factor(N, b, replacement) * D`` where the loss of a batch is the mean of losses that depend on one
-    example each and on nothing random: without batch-norm or dropout. With them it has to be measured; see chapter 9.
+    example each and on nothing random: without batch-norm or dropout. With them it has to be measured; see chapter 13.
 
     Of the gradients :math:`g_1, g_2, \dots` only the mean :math:`\bar g_i` of the first :math:`i` is kept. If batches
     are independent, the contrasts :math:`h_i = \sqrt{1 - 1/i}\,(g_i - \bar g_{i-1})`, :math:`i = 2, \dots, n`, have
