@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float64
 from torch import Tensor, nn
 
 from sgdvi_lite import _checks, nets
@@ -98,7 +97,7 @@ class MeasuredCovariance:
     """
 
     n: int
-    mean: Float64[Tensor, " d"]
+    mean: Tensor
     trace: Estimate
     variances: Estimate
     share: Estimate
@@ -117,7 +116,7 @@ def measured_covariance(
     r"""Covariance of the gradients that SGD sees, at fixed weights: in training mode, with dropout.
 
     It is ``minibatch_factor(N, b, replacement) * D`` where the loss of a batch is the mean of losses that depend on one
-    example each and on nothing random: without batch-norm or dropout. With them it has to be measured; see chapter 9.
+    example each and on nothing random: without batch-norm or dropout. With them it has to be measured; see chapter 13.
 
     Of the gradients :math:`g_1, g_2, \dots` only the mean :math:`\bar g_i` of the first :math:`i` is kept. If batches
     are independent, the contrasts :math:`h_i = \sqrt{1 - 1/i}\,(g_i - \bar g_{i-1})`, :math:`i = 2, \dots, n`, have

@@ -1,8 +1,8 @@
 """Experiments that run from the command line: a preset, a table, a figure, a saved result.
 
 A run that was stopped goes on where it was. ``registry`` has an entry for each experiment, ``training`` the settings
-that all share; ``spectrum`` and ``noise`` (chapter 9), ``trajectory`` (chapter 10) and ``temperature`` (chapter 12)
-hold their own settings, what they compute (``run``) and what a result says (``report``).
+that all share; ``spectrum`` (chapter 9), ``trajectory`` (chapter 10), ``temperature`` (chapter 12) and ``noise``
+(chapter 13) hold their own settings, what they compute (``run``) and what a result says (``report``).
 """
 
 from sgdvi_lite.experiments.noise.run import NoiseSettings

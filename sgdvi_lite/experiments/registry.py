@@ -20,12 +20,16 @@ from sgdvi_lite.experiments.spectrum import report as spectrum_report
 from sgdvi_lite.experiments.spectrum import run as spectrum_run
 from sgdvi_lite.experiments.temperature import report as temperature_report
 from sgdvi_lite.experiments.temperature import run as temperature_run
-from sgdvi_lite.experiments.training import TrainingSettings
 from sgdvi_lite.experiments.trajectory import report as trajectory_report
 from sgdvi_lite.experiments.trajectory import run as trajectory_run
 from sgdvi_lite.tables import Table
 
-Settings = TrainingSettings  # each experiment has its own
+Settings = (
+    noise_run.NoiseSettings
+    | spectrum_run.SpectrumSettings
+    | temperature_run.TemperatureSettings
+    | trajectory_run.TrajectorySettings
+)
 
 
 @dataclass(frozen=True)
