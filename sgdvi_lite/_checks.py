@@ -39,6 +39,11 @@ def not_negative(name: str, value: object) -> Real:
     return number(name, value, lambda v: 0 <= v < math.inf, "a finite number >= 0")
 
 
+def rate(name: str, value: object) -> Real:
+    """Return a rate of dropout, or raise unless it is in [0, 1)."""
+    return number(name, value, lambda v: 0 <= v < 1, "a rate in [0, 1)")
+
+
 def probability(name: str, value: object) -> Real:
     """Return ``value``, or raise unless it is strictly between 0 and 1."""
     return number(name, value, lambda v: 0 < v < 1, "a probability in (0, 1), such as 0.95")

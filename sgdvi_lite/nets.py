@@ -134,8 +134,7 @@ def build(
     if len(in_shape) != 3 or min(in_shape) < 1:
         raise ValueError(f"in_shape = {in_shape}: expected three positive sizes (channels, height, width)")
     in_shape = tuple(_checks.count("in_shape", size) for size in in_shape)
-    rate = DROPOUT if dropout is None else float(dropout)
-    _checks.argument("dropout", dropout, 0 <= rate < 1, "a rate in [0, 1), or None")
+    rate = DROPOUT if dropout is None else _checks.rate("dropout", dropout)
     with torch.random.fork_rng(devices=[]):
         model = NETWORKS[name](in_shape, classes, norm, rate)
     _checks.argument("dropout", dropout, dropout is None or _dropouts(model), f"None, as {name} has no dropout")

@@ -136,6 +136,8 @@ def test_numbers_of_numpy_and_torch_are_those_of_python():
         ("pool", 1.0, "an integer >= 1"),
         ("net", 5, "one of small-lenet"),
         ("pixels", "sharp", "one of standardised"),
+        ("input_dropout", 1.0, "a rate in [0, 1)"),
+        ("dropout", -0.1, "a rate in [0, 1)"),
         ("also", ("mirrored",), "some of calibrated, augmented"),
         ("classes", (3,), "at least two labels"),
     ],
